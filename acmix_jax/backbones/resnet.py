@@ -1,0 +1,110 @@
+"""ResNet (He et al., CVPR 2016) with its 3x3 convolutions given from outside: plain ResNet and ResNet-ACmix alike.
+
+Bottleneck blocks in the "v1.5" form, the stride in the middle layer, as in torchvision and the released ACmix code.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from acmix_jax.errors import UserError
+from acmix_jax.layers.weights import kaiming_fan_out
+
+
+class Variant(NamedTuple):
+    depths: tuple[int, ...]  # bottlenecks in each stage
+    width: int = 64  # of the first stage's 3x3 layers; doubles with each stage, the block's output is 4 times as wide
+    stem: str = "imagenet"
+
+
+VARIANTS = {  # depths: ResNet-50 from He et al., table 1; 26 and 38 from Zhao et al. (SAN, CVPR 2020), table 2
+    "resnet26": Variant((1, 2, 4, 1)),
+    "resnet38": Variant((2, 3, 5, 2)),
+    "resnet50": Variant((3, 4, 6, 3)),
+    "resnet14_stem1": Variant((1, 1, 1, 1), width=16, stem="stride1"),  # ours, for images of 8 to 20 pixels
+    "resnet14_stem2": Variant((1, 1, 1, 1), width=32, stem="stride2"),  # ours, for images of 20 to 64 pixels
+}
+
+STEM_STRIDES = {"imagenet": 4, "stride1": 1, "stride2": 2}
+
+
+def conv3x3(features, stride, dtype, name):
+    """The mixing layer of the plain ResNet."""
+    return nn.Conv(
+        features, (3, 3), stride, padding=1, use_bias=False, kernel_init=kaiming_fan_out, dtype=dtype, name=name
+    )
+
+
+class Bottleneck(nn.Module):
+    """1x1, mixing layer, 1x1, each with BatchNorm, around a shortcut."""
+
+    width: int
+    stride: int
+    mixer: Callable[..., nn.Module]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        conv1x1 = partial(nn.Conv, kernel_size=(1, 1), use_bias=False, kernel_init=kaiming_fan_out, dtype=self.dtype)
+        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
+        y = nn.relu(norm(name="norm1")(conv1x1(self.width, name="conv1")(x)))
+        y = self.mixer(features=self.width, stride=self.stride, dtype=self.dtype, name="mixer")(y)
+        y = nn.relu(norm(name="norm2")(y))
+        y = norm(name="norm3")(conv1x1(4 * self.width, name="conv3")(y))
+        if x.shape != y.shape:
+            x = conv1x1(4 * self.width, strides=self.stride, name="shortcut_conv")(x)
+            x = norm(name="shortcut_norm")(x)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """Image to the feature maps of its four stages.
+
+    Attributes:
+      variant: sizes, see VARIANTS.
+      mixer: makes the layer in the middle of each block, from keywords features, stride, dtype and name.
+      dtype: type of the computation; parameters and BatchNorm statistics stay in float32.
+    """
+
+    variant: Variant
+    mixer: Callable[..., nn.Module] = conv3x3
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """`[B, H, W, 3]` to {"c2", "c3", "c4", "c5"}, `[B, H / s, W / s, C]` with s = 1, 2, 4, 8 times the stem's.
+
+        Raises:
+          UserError: the last map would have to be smaller than one pixel.
+        """
+        smallest = 8 * STEM_STRIDES[self.variant.stem]
+        if min(images.shape[1:3]) < smallest:
+            raise UserError(
+                f"images of {images.shape[1]}x{images.shape[2]} pixels are too small for this ResNet, which needs at "
+                f"least {smallest}x{smallest}; use larger images, or a model named *_stem1 (from 8x8) or *_stem2"
+            )
+        norm = nn.BatchNorm(
+            use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name="stem_norm"
+        )
+        x = nn.relu(norm(self._stem()(images.astype(self.dtype))))
+        if self.variant.stem == "imagenet":
+            x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        features = {}
+        for stage, depth in enumerate(self.variant.depths):
+            for block in range(depth):
+                stride = 2 if stage > 0 and block == 0 else 1
+                name = f"stage{stage + 1}_block{block + 1}"
+                x = Bottleneck(self.variant.width * 2**stage, stride, self.mixer, self.dtype, name=name)(x, train)
+            features[f"c{stage + 2}"] = x
+        return features
+
+    def _stem(self):
+        size, stride = {"imagenet": (7, 2), "stride1": (3, 1), "stride2": (3, 2)}[self.variant.stem]
+        return nn.Conv(
+            self.variant.width, (size, size), stride, padding=size // 2, use_bias=False,
+            kernel_init=kaiming_fan_out, dtype=self.dtype, name="stem_conv",
+        )  # fmt: skip
