@@ -1,0 +1,95 @@
+"""How far each layer leans to attention or to convolution: alpha and beta by depth (paper, figure 5)."""
+
+import csv
+import math
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax
+import jax
+
+from acmix_jax.checkpoint import Checkpoints
+from acmix_jax.errors import UserError
+
+
+class Layer(NamedTuple):
+    name: str
+    alpha: float
+    beta: float
+
+    @property
+    def log_ratio(self) -> float | None:
+        """log(alpha / beta); None where the two have different signs and it does not exist."""
+        return math.log(self.alpha / self.beta) if self.alpha * self.beta > 0 else None
+
+
+def read(params: Any) -> list[Layer]:
+    """Alpha and beta of every ACmix layer in `params`, from the first to the last; waits for the device."""
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    names = [key.removesuffix("/alpha") for key in flat if key.endswith("/alpha")]
+    values = jax.device_get({name: (flat[f"{name}/alpha"], flat[f"{name}/beta"]) for name in names})
+    layers = [Layer(_block(name), float(alpha), float(beta)) for name, (alpha, beta) in values.items()]
+    return sorted(layers, key=lambda layer: [int(part) for part in re.findall(r"\d+", layer.name)])
+
+
+def scalars(params: Any) -> dict[str, float]:
+    """The same by name, for logging: {"alpha/stage1_block1": ...}."""
+    layers = read(params)
+    return {f"alpha/{x.name}": x.alpha for x in layers} | {f"beta/{x.name}": x.beta for x in layers}
+
+
+def inspect_checkpoint(config, folder: Path, which: str) -> str:
+    """Writes alpha_beta.csv and .png of checkpoint "latest", "best" or a step of the run in `folder`; says where.
+
+    Raises:
+      UserError: no such checkpoint, or the model has no ACmix layers.
+    """
+    with Checkpoints(folder / "checkpoints", config.best_metric, read_only=True) as checkpoints:
+        step, variables = checkpoints.read_variables(which)
+    layers = read(variables["params"])
+    if not layers:
+        raise UserError(f"{config.model} has no alpha and beta to inspect; train a model named acmix_*")
+    table, picture = write(layers, f"{config.model} on {config.data.source}, step {step}", folder)
+    return f"alpha and beta of {len(layers)} layers at step {step}: {table}, {picture}"
+
+
+def write(layers: list[Layer], title: str, folder: Path) -> tuple[Path, Path]:
+    """Writes alpha_beta.csv and alpha_beta.png into `folder` and returns their paths."""
+    table, picture = folder / "alpha_beta.csv", folder / "alpha_beta.png"
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["depth", "layer", "alpha", "beta", "log_alpha_over_beta"])
+        writer.writerows([i, x.name, x.alpha, x.beta, x.log_ratio] for i, x in enumerate(layers, start=1))
+    _plot(layers, title, picture)
+    return table, picture
+
+
+def _block(path: str) -> str:
+    """The part of a parameter path that says where in the network: "backbone/stage1_block2/mixer" -> stage1_block2."""
+    return next(part for part in path.split("/") if re.search(r"\d", part))
+
+
+def _plot(layers: list[Layer], title: str, path: Path) -> None:
+    from matplotlib.figure import Figure  # slow to import, and training does without
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    depth = range(1, len(layers) + 1)
+    left.plot(depth, [x.alpha for x in layers], "o-", color="tab:blue", label="alpha (self-attention)")
+    left.plot(depth, [x.beta for x in layers], "s-", color="tab:orange", label="beta (convolution)")
+    left.axhline(0.5, color="gray", linewidth=0.8, linestyle=":", label="start of training")
+    left.set_ylabel("learned weight of the path")
+    left.legend()
+    right.axhline(0, color="gray", linewidth=0.8)
+    right.plot(depth, [math.nan if x.log_ratio is None else x.log_ratio for x in layers], "o-", color="tab:green")
+    right.set_ylabel("log(alpha / beta)")
+    right.annotate("attention weighs more", (0.02, 0.97), xycoords="axes fraction", va="top", color="gray")
+    right.annotate("convolution weighs more", (0.02, 0.03), xycoords="axes fraction", va="bottom", color="gray")
+    right.margins(y=0.25)
+    for axes in (left, right):
+        axes.set_xticks(depth, [x.name.replace("_block", ".").replace("stage", "") for x in layers])
+        axes.set_xlabel("layer: stage.block, input to output")
+        axes.tick_params(axis="x", labelrotation=0 if len(layers) <= 8 else 60)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,17 @@
+"""A data set that fits in memory, as a random-access source of examples."""
+
+import numpy as np
+
+
+class ArraySource:
+    """Examples {"image": uint8 `[H, W, C]`, "label": int32 scalar} from two arrays."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray):
+        """Takes images uint8 `[N, H, W, C]` and labels `[N]`."""
+        self._images, self._labels = images, labels.astype(np.int32)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {"image": self._images[index], "label": self._labels[index]}

@@ -1,0 +1,33 @@
+"""Any image classification set that TFDS has prepared in its array_record format; TensorFlow is not needed."""
+
+import numpy as np
+
+from acmix_jax.errors import UserError
+
+
+class TfdsSource:
+    """Examples {"image": uint8 `[H, W, C]`, "label": int32 scalar} of a prepared TFDS data set."""
+
+    def __init__(self, name: str, split: str, directory: str):
+        """Opens split "train" or "test" of data set `name` below `directory` (empty: TFDS' default).
+
+        Raises:
+          UserError: the data set is not there in array_record format; says how to prepare it.
+        """
+        import tensorflow_datasets as tfds
+
+        try:
+            self._source = tfds.data_source(name, split=split, data_dir=directory or None, download=False)
+        except (tfds.core.DatasetNotFoundError, AssertionError, NotImplementedError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(
+                f"TFDS cannot open {name!r} ({reason}); prepare it once with: "
+                f"tfds build {name} --file_format=array_record --data_dir=FOLDER, and set --config.data.dir=FOLDER"
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        example = self._source[index]
+        return {"image": example["image"], "label": np.int32(example["label"])}

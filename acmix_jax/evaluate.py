@@ -1,0 +1,43 @@
+"""The one evaluation: a task's predictions over an evaluator's data."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from acmix_jax import sharding
+from acmix_jax.checkpoint import Checkpoints
+from acmix_jax.data import pipeline
+from acmix_jax.tasks import create_task
+from acmix_jax.tasks.base import Task, Variables
+
+
+def make_predict(task: Task, mesh: jax.sharding.Mesh) -> Callable[[Variables, Any], Any]:
+    """A compiled step whose predictions, and the batch itself, come back whole to every process."""
+
+    def predict(variables, batch):
+        return task.predict(variables, batch), {k: x for k, x in batch.items() if k != "image"}
+
+    return jax.jit(predict, out_shardings=sharding.replicated(mesh))
+
+
+def evaluate(predict: Callable, variables: Variables, evaluator, mesh: jax.sharding.Mesh) -> dict[str, float]:
+    """Runs the evaluator over all of its batches; `predict` is from `make_predict`."""
+    evaluator.reset()
+    for batch in evaluator.batches:
+        predictions, rest = jax.device_get(predict(variables, sharding.put_batch(batch, mesh)))
+        evaluator.add(predictions, rest)
+    return evaluator.result()
+
+
+def evaluate_checkpoint(config, folder: Path, which: str) -> str:
+    """Evaluates checkpoint "latest", "best" or a step of the run in `folder`; returns the result in words."""
+    mesh = sharding.make_mesh(config.batch_size)
+    source = pipeline.open_source(config.data, "test")
+    task, evaluator = create_task(config, pipeline.eval_batches(source, config.data, config.batch_size))
+    with Checkpoints(folder / "checkpoints", config.best_metric, read_only=True) as checkpoints, jax.set_mesh(mesh):
+        step, variables = checkpoints.read_variables(which)
+        variables = jax.device_put(variables, sharding.replicated(mesh))
+        evaluate(make_predict(task, mesh), variables, evaluator, mesh)
+    return f"{config.model} at step {step}: {evaluator.summary()}"

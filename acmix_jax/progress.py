@@ -1,0 +1,40 @@
+"""What a person watching a run sees: one line that renews itself on a terminal, plain lines in a log."""
+
+import datetime
+import sys
+import time
+
+
+class Progress:
+    """Reports a run of `total` steps that begins at step `start`; `batch_size` turns its rate into images/s."""
+
+    def __init__(self, total: int, start: int, batch_size: int, stream=None):
+        self._total, self._batch_size = total, batch_size
+        self._stream = stream or sys.stderr
+        self._last_step, self._last_time = start, time.monotonic()
+        self._width = 0
+
+    def rate(self, step: int) -> float:
+        """Images/s since the last call; call it after an evaluation too, to leave that time out."""
+        now = time.monotonic()
+        rate = (step - self._last_step) * self._batch_size / max(now - self._last_time, 1e-9)
+        self._last_step, self._last_time = step, now
+        return rate
+
+    def update(self, step: int, rate: float, text: str) -> None:
+        """Shows the step, `text`, the rate and the time that is left at this rate."""
+        seconds = (self._total - step) * self._batch_size / max(rate, 1e-9)
+        left = datetime.timedelta(seconds=round(seconds))
+        line = f"step {step}/{self._total}  {text}  {rate:,.0f} images/s  {left} left"
+        if self._stream.isatty():
+            self._stream.write("\r" + line.ljust(self._width))
+            self._width = len(line)
+        else:
+            self._stream.write(line + "\n")
+        self._stream.flush()
+
+    def say(self, text: str) -> None:
+        """Writes a line that stays."""
+        self._stream.write(("\n" if self._width else "") + text + "\n")
+        self._stream.flush()
+        self._width = 0

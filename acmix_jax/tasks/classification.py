@@ -1,0 +1,58 @@
+"""Image classification with label smoothing."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from acmix_jax.models import create_model
+from acmix_jax.tasks.base import Batch, Variables
+
+
+def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
+    """1 - s for the true class and s / (K - 1) for each other one (FACTS 4), float32 `[B, K]` from int `[B]`."""
+    others = smoothing / (num_classes - 1)
+    return jax.nn.one_hot(labels, num_classes) * (1 - smoothing - others) + others
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Takes batches of "image" uint8 `[B, H, W, C]` and "label" int32 `[B]`.
+
+    Attributes:
+      model: images float `[B, H, W, C]` to logits float32 `[B, num_classes]`.
+      label_smoothing: s of `smooth_labels`.
+      mean, std: of the pixels, one or C values, on the scale from 0 to 1.
+    """
+
+    model: nn.Module
+    label_smoothing: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def from_config(cls, config) -> "Classification":
+        fields = config.acmix.to_dict() if config.model.startswith("acmix_") else {}
+        model = create_model(config.model, config.data.num_classes, jnp.dtype(config.dtype), **fields)
+        return cls(model, config.label_smoothing, tuple(config.data.mean), tuple(config.data.std))
+
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        return self.model.init(key, self._normalise(batch["image"]), train=False)
+
+    def loss(self, variables: Variables, batch: Batch, rngs: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
+        logits, changed = self.model.apply(
+            variables, self._normalise(batch["image"]), train=True, rngs=rngs, mutable=["batch_stats"]
+        )
+        targets = smooth_labels(batch["label"], logits.shape[-1], self.label_smoothing)
+        loss = -(targets * jax.nn.log_softmax(logits)).sum(axis=-1).mean()
+        correct = (logits.argmax(axis=-1) == batch["label"]).mean()
+        return loss, ({"loss": loss, "top1": 100 * correct}, changed)
+
+    def predict(self, variables: Variables, batch: Batch) -> jax.Array:
+        """Logits float32 `[B, num_classes]`."""
+        return self.model.apply(variables, self._normalise(batch["image"]), train=False)
+
+    def _normalise(self, image):
+        return (image.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)

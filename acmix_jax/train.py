@@ -1,0 +1,152 @@
+"""The one training loop. It knows tasks and evaluators, never which ones."""
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from clu import parameter_overview
+
+from acmix_jax import optim, sharding, workdir
+from acmix_jax.analysis import alpha_beta
+from acmix_jax.checkpoint import Checkpoints
+from acmix_jax.data import pipeline
+from acmix_jax.errors import UserError
+from acmix_jax.evaluate import evaluate, make_predict
+from acmix_jax.metrics_writer import MetricsWriter
+from acmix_jax.preemption import StopRequested, StopSignal
+from acmix_jax.progress import Progress
+from acmix_jax.state import TrainState
+from acmix_jax.tasks import create_task
+from acmix_jax.tasks.base import Task
+
+
+def create_state(task: Task, optimizer: optax.GradientTransformation, seed: int, batch: Any) -> TrainState:
+    """The state before the first step; runs under jit, `batch` only gives the shapes."""
+    variables = task.init(jax.random.key(seed), batch)
+    params = variables.pop("params")
+    return TrainState(jnp.int32(0), params, variables, optimizer.init(params))
+
+
+def make_train_step(task: Task, optimizer: optax.GradientTransformation, schedule: Callable, seed: int) -> Callable:
+    """A pure function (state, batch) -> (state after one update, metrics of the batch before it)."""
+
+    def train_step(state, batch):
+        rngs = {"dropout": jax.random.fold_in(jax.random.key(seed), state.step)}
+
+        def loss_of(params):
+            return task.loss({"params": params, **state.model_state}, batch, rngs)
+
+        (_, (metrics, model_state)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        metrics |= {"learning_rate": schedule(state.step), "grad_norm": optax.global_norm(gradients)}
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, model_state, opt_state), metrics
+
+    return train_step
+
+
+def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> TrainState:
+    """Trains as the config says, continuing what `folder` holds of it.
+
+    Args:
+      config: see configs/common.py.
+      folder: the workdir; gets config.json, metrics.jsonl, TensorBoard events and checkpoints/.
+      devices: default: all.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      UserError: a setting is wrong, or the loss is no longer finite (earlier checkpoints stay).
+      StopRequested: a signal ended the run early; its state is saved.
+    """
+    # What to train, on what
+    mesh = sharding.make_mesh(config.batch_size, devices)
+    source = pipeline.open_source(config.data, "train")
+    eval_source = pipeline.open_source(config.data, "test")
+    task, evaluator = create_task(config, pipeline.eval_batches(eval_source, config.data, config.batch_size))
+    batches = pipeline.train_batches(source, config.data, config.batch_size, config.seed)
+    example = {k: np.zeros((config.batch_size, *np.shape(v)), v.dtype) for k, v in source[0].items()}
+
+    # How
+    steps_per_epoch = len(source) / config.batch_size
+    total = max(1, round(config.num_epochs * steps_per_epoch))
+    schedule = optim.learning_rate_schedule(config.optimizer, total, steps_per_epoch)
+    optimizer = optim.make_optimizer(config.optimizer, schedule)
+
+    with jax.set_mesh(mesh), contextlib.ExitStack() as closing:
+        # The state: from the newest checkpoint, or fresh
+        everywhere = sharding.replicated(mesh)
+        init = jax.jit(partial(create_state, task, optimizer, config.seed, example), out_shardings=everywhere)
+        shapes = sharding.with_sharding(jax.eval_shape(init), everywhere)  # finds a wrong model before any file is made
+        workdir.prepare(folder, config)
+        checkpoints = closing.enter_context(Checkpoints(folder / "checkpoints", config.best_metric, config.keep_checkpoints))
+        state = checkpoints.restore(shapes, batches)
+        if state is None:
+            state = init()
+            print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
+        start = int(state.step)
+        progress = Progress(total, start, config.batch_size)
+        if start == total:
+            progress.say(f"finished before, at step {total}; see {folder}")
+            return state
+
+        # The loop. Steps are only queued here; the host waits for the device when it logs, evaluates or saves.
+        train_step = jax.jit(make_train_step(task, optimizer, schedule, config.seed), donate_argnums=0)
+        begin = time.monotonic()
+        train_step = train_step.lower(shapes, sharding.put_batch(example, mesh)).compile()
+        progress.say(f"train step compiled in {time.monotonic() - begin:.1f} s; step {start} of {total} done")
+        predict = make_predict(task, mesh)
+        writer = closing.enter_context(MetricsWriter(folder, start))
+        stop = closing.enter_context(StopSignal())
+        pending = []
+        progress.rate(start)
+        for step in range(start + 1, total + 1):
+            state, metrics = train_step(state, sharding.put_batch(next(batches), mesh))
+            pending.append(metrics)
+            stopping = stop.requested(step)
+            evaluating = step == total or step % config.eval_every == 0
+            saving = evaluating or stopping or step % config.checkpoint_every == 0
+            if not (saving or step % config.log_every == 0):
+                continue
+            scalars = _mean_metrics(pending, step) | alpha_beta.scalars(state.params)
+            pending = []
+            scalars["images_per_second"] = progress.rate(step)
+            progress.update(step, scalars["images_per_second"], f"loss {scalars['loss']:.4f}")
+            evaluation = None
+            if evaluating:
+                evaluation = evaluate(predict, state.variables, evaluator, mesh)
+                progress.say(f"step {step} evaluation: " + evaluator.summary())
+                scalars |= {f"eval_{name}": value for name, value in evaluation.items()}
+            writer.write(step, scalars)
+            if saving:
+                checkpoints.save(step, state, batches, evaluation)
+            if stopping and step < total:
+                raise StopRequested(step, stop.exit_code)
+            progress.rate(step)
+    return state
+
+
+def _mean_metrics(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
+    """Means of the metrics of the steps up to `step`; the learning rate is the last one.
+
+    Raises:
+      UserError: a loss or gradient of these steps is not finite; names the first such step.
+    """
+    fetched = jax.device_get(pending)
+    for number, metrics in enumerate(fetched, start=step - len(fetched) + 1):
+        bad = [name for name in ("loss", "grad_norm") if not np.isfinite(metrics[name])]
+        if bad:
+            raise UserError(
+                f"{bad[0]} is {metrics[bad[0]]} at step {number}; checkpoints up to the step before are kept; "
+                "lower --config.optimizer.learning_rate or lengthen --config.optimizer.warmup_epochs in a new --workdir"
+            )
+    means = {name: float(np.mean([metrics[name] for metrics in fetched])) for name in fetched[0]}
+    return means | {"learning_rate": float(fetched[-1]["learning_rate"])}

@@ -1,0 +1,64 @@
+"""The folder of one run: created, checked to be writable, and tied to one config."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from acmix_jax.errors import UserError
+
+FREE = ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "data.dir", "data.threads")
+"""Fields that do not change what a run computes, so a resumed run may set them anew."""
+
+
+def prepare(workdir: Path, config: Any) -> None:
+    """Creates the folder and writes config.json, or checks that the run in it has the same config.
+
+    Raises:
+      UserError: the folder cannot be written, or holds a run of another config.
+    """
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _check_same(workdir, json.loads(path.read_text()), config.to_dict())
+        written = path.with_suffix(".tmp")
+        written.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
+        written.replace(path)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged ({error}); choose another --workdir") from error
+    except OSError as error:
+        raise UserError(f"cannot write to workdir {str(workdir)!r} ({error.strerror}); choose another") from error
+
+
+def read_config(workdir: Path) -> ml_collections.ConfigDict:
+    """The config of the run in this folder.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = workdir / "config.json"
+    try:
+        return ml_collections.ConfigDict(json.loads(path.read_text()))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"cannot read {path} ({error}); is {str(workdir)!r} the --workdir of a run?") from error
+
+
+def _check_same(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    old, new = _flatten(old), _flatten(new)
+    changes = [
+        f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key not in FREE
+    ]
+    if changes:
+        raise UserError(f"workdir {str(workdir)!r} holds a run of another config ({'; '.join(changes)}); "
+                        "choose another --workdir or repeat that run's config")  # fmt: skip
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -1,0 +1,23 @@
+"""The quickstart: a small ACmix-ResNet on 1,797 scanned digits.
+
+python main.py --config=configs/digits.py --workdir=runs/digits
+"""
+
+from configs import common
+
+
+def get_config():
+    config = common.get_config()
+    config.model = "acmix_resnet14_stem1"
+    config.data.source = "digits"
+    config.data.num_classes = 10
+    config.data.mean = [0.305]
+    config.data.std = [0.376]
+    config.data.shift = 1
+    config.batch_size = 64
+    config.num_epochs = 60.0
+    config.optimizer.learning_rate = 0.05
+    config.optimizer.weight_decay = 5e-4
+    config.eval_every = 225
+    config.checkpoint_every = 225
+    return config

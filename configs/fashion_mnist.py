@@ -1,0 +1,29 @@
+"""A small ACmix-ResNet on Fashion-MNIST: 60,000 photographs of clothing.
+
+python main.py --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+
+The data: apt-get install dataset-fashion-mnist, or --config.data.dir=FOLDER with the four IDX files, or a copy that
+TFDS prepared: --config.data.source=tfds:fashion_mnist
+"""
+
+from configs import common
+
+
+def get_config():
+    config = common.get_config()
+    config.model = "acmix_resnet14_stem2"
+    config.data.source = "fashion_mnist"
+    config.data.dir = "/usr/share/datasets/fashion-mnist"
+    config.data.num_classes = 10
+    config.data.mean = [0.286]
+    config.data.std = [0.353]
+    config.data.shift = 2
+    config.data.flip = True
+    config.batch_size = 128
+    config.num_epochs = 8.0
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.warmup_epochs = 1.0
+    config.optimizer.weight_decay = 5e-4
+    config.eval_every = 469
+    config.checkpoint_every = 200
+    return config

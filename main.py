@@ -1,0 +1,46 @@
+"""Trains, evaluates or inspects: `python main.py --config=configs/digits.py --workdir=DIR [--mode=MODE]`."""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from acmix_jax.errors import UserError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/digits.py.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; a run that is in it continues.", required=True)
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "inspect"], "What to do.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "To evaluate or inspect: latest, best or a step.")
+
+
+def main(_) -> None:
+    from acmix_jax import evaluate, preemption, train, workdir  # after the flags: a mistake there is told at once
+    from acmix_jax.analysis import alpha_beta
+
+    logging.set_verbosity(logging.WARNING)
+    folder = Path(WORKDIR.value).absolute()
+    try:
+        if MODE.value == "train":
+            if CONFIG.value is None:
+                raise UserError("training needs --config, such as --config=configs/digits.py")
+            train.train(CONFIG.value, folder)
+        else:
+            run = {"eval": evaluate.evaluate_checkpoint, "inspect": alpha_beta.inspect_checkpoint}[MODE.value]
+            print(run(CONFIG.value or workdir.read_config(folder), folder, CHECKPOINT.value))
+    except preemption.StopRequested as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def parse_flags(arguments: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(arguments, known_only=False)
+    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
