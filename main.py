@@ -18,7 +18,7 @@ def main(_) -> None:
     from acmix_jax import evaluate, preemption, train, workdir  # after the flags: a mistake there is told at once
     from acmix_jax.analysis import alpha_beta
 
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
     folder = Path(WORKDIR.value).absolute()
     try:
         if MODE.value == "train":

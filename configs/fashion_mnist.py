@@ -11,7 +11,7 @@ from configs import common
 
 def get_config():
     config = common.get_config()
-    config.model = "acmix_resnet14_stem2"
+    config.model = "acmix_resnet20_stem2"
     config.data.source = "fashion_mnist"
     config.data.dir = "/usr/share/datasets/fashion-mnist"
     config.data.num_classes = 10
@@ -20,7 +20,7 @@ def get_config():
     config.data.shift = 2
     config.data.flip = True
     config.batch_size = 128
-    config.num_epochs = 8.0
+    config.num_epochs = 6.0
     config.optimizer.learning_rate = 0.1
     config.optimizer.warmup_epochs = 1.0
     config.optimizer.weight_decay = 5e-4

@@ -26,7 +26,7 @@ VARIANTS = {  # depths: ResNet-50 from He et al., table 1; 26 and 38 from Zhao e
     "resnet38": Variant((2, 3, 5, 2)),
     "resnet50": Variant((3, 4, 6, 3)),
     "resnet14_stem1": Variant((1, 1, 1, 1), width=16, stem="stride1"),  # ours, for images of 8 to 20 pixels
-    "resnet14_stem2": Variant((1, 1, 1, 1), width=32, stem="stride2"),  # ours, for images of 20 to 64 pixels
+    "resnet20_stem2": Variant((1, 2, 2, 1), width=16, stem="stride2"),  # ours, for images of 20 to 64 pixels
 }
 
 STEM_STRIDES = {"imagenet": 4, "stride1": 1, "stride2": 2}
@@ -49,14 +49,14 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        conv1x1 = partial(nn.Conv, kernel_size=(1, 1), use_bias=False, kernel_init=kaiming_fan_out, dtype=self.dtype)
+        conv1x1 = partial(nn.Dense, use_bias=False, kernel_init=kaiming_fan_out, dtype=self.dtype)
         norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
         y = nn.relu(norm(name="norm1")(conv1x1(self.width, name="conv1")(x)))
         y = self.mixer(features=self.width, stride=self.stride, dtype=self.dtype, name="mixer")(y)
         y = nn.relu(norm(name="norm2")(y))
         y = norm(name="norm3")(conv1x1(4 * self.width, name="conv3")(y))
         if x.shape != y.shape:
-            x = conv1x1(4 * self.width, strides=self.stride, name="shortcut_conv")(x)
+            x = conv1x1(4 * self.width, name="shortcut_conv")(x[:, :: self.stride, :: self.stride])
             x = norm(name="shortcut_norm")(x)
         return nn.relu(x + y)
 
