@@ -6,24 +6,23 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from acmix_jax.errors import UserError
+from acmix_jax.errors import UserError, check_choice
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/digits.py.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; a run that is in it continues.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; a run that is in it continues.")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "inspect"], "What to do.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "To evaluate or inspect: latest, best or a step.")
 
 
 def main(_) -> None:
-    from acmix_jax import evaluate, preemption, train, workdir  # after the flags: a mistake there is told at once
+    """Runs the mode."""
+    from acmix_jax import evaluate, preemption, train, workdir  # late: a mistake in the flags is told at once
     from acmix_jax.analysis import alpha_beta
 
     logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
     folder = Path(WORKDIR.value).absolute()
     try:
         if MODE.value == "train":
-            if CONFIG.value is None:
-                raise UserError("training needs --config, such as --config=configs/digits.py")
             train.train(CONFIG.value, folder)
         else:
             run = {"eval": evaluate.evaluate_checkpoint, "inspect": alpha_beta.inspect_checkpoint}[MODE.value]
@@ -36,9 +35,20 @@ def main(_) -> None:
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
+    """Reads the flags; a mistake in them ends the program with one line."""
     try:
-        return flags.FLAGS(arguments, known_only=False)
-    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        for path in (argument.partition("=")[2] for argument in arguments if argument.startswith("--config=")):
+            if not Path(path.partition(":")[0]).is_file():
+                check_choice("config file", path, [str(p) for p in sorted(Path("configs").glob("[!_]*.py"))])
+        rest = flags.FLAGS(arguments)
+        if not WORKDIR.value:
+            raise UserError("--workdir=DIR is missing: the folder of the run")
+        if MODE.value == "train" and not CONFIG.value:
+            raise UserError("--config=FILE is missing, such as --config=configs/digits.py")
+        return rest
+    except (KeyError, AttributeError) as error:
+        sys.exit(f"error: unknown config field {' '.join(str(error.args[0]).split())}")
+    except (flags.Error, OSError, TypeError, ValueError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 

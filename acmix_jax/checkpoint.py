@@ -5,7 +5,8 @@ best one are kept. A checkpoint becomes visible only when it is complete, so a r
 from the one before; one that is damaged later (truncated, flipped bits) is set aside with a warning.
 """
 
-import logging
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,6 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from acmix_jax.errors import UserError
-
-log = logging.getLogger(__name__)
 
 
 @jax.jit
@@ -48,7 +47,9 @@ class Checkpoints:
         self._read_only = read_only
         policies = [
             checkpoint_managers.LatestN(keep),
-            checkpoint_managers.BestN(get_metric_fn=lambda metrics: metrics[best], n=1, keep_checkpoints_without_metrics=False),
+            checkpoint_managers.BestN(
+                get_metric_fn=lambda metrics: metrics[best], n=1, keep_checkpoints_without_metrics=False
+            ),
         ]
         options = ocp.CheckpointManagerOptions(
             best_fn=lambda metrics: metrics[best],
@@ -80,20 +81,28 @@ class Checkpoints:
     def restore(self, state: Any, data: grain.DatasetIterator) -> Any | None:
         """The newest intact checkpoint in the form of `state`, with `data` set to its place; None if there is none.
 
+        Damaged checkpoints that are newer than it are moved out of the way, with a warning.
+
         Args:
           state: shapes with the shardings that the result shall have.
           data: the run's iterator over its training batches.
+
+        Raises:
+          UserError: there are checkpoints, but none can be read.
         """
+        damaged = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                arguments = ocp.checkpoint_utils.construct_restore_args(state)
-                restored = self._read(step, state, arguments, data=grain.checkpoint.CheckpointRestore(data))
-                if int(checksum(restored)) == self._manager.restore(step, args=_CHECK).check["checksum"]:
-                    return restored
-                reason = "its values differ from those saved"
+                restored = self._verified(step, state, data)
             except Exception as error:  # Orbax raises many types for files that it cannot read
-                reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            self._set_aside(step, reason)
+                damaged[step] = str(error).strip().partition("\n")[0] or type(error).__name__
+                continue
+            for newer, reason in damaged.items():
+                self._set_aside(newer, f"{reason}; continuing from checkpoint {step}")
+            return restored
+        if damaged:
+            reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
+            raise UserError(f"no checkpoint in {self._directory} can be read ({reasons}); choose another --workdir")
         return None
 
     def read_variables(self, which: str) -> tuple[int, dict[str, Any]]:
@@ -103,16 +112,22 @@ class Checkpoints:
           which: "latest", "best" or a step number.
 
         Raises:
-          UserError: no such checkpoint.
+          UserError: no such checkpoint, or it cannot be read.
         """
         steps = [str(step) for step in sorted(self._manager.all_steps())]
         step = {"latest": self._manager.latest_step(), "best": self._manager.best_step()}.get(which, which)
         if str(step) not in steps:
             there = f"it has {', '.join(steps)}" if steps else "it has none; train first"
             raise UserError(f"no checkpoint {which!r} in {self._directory}; {there}")
-        saved = self._manager.item_metadata(int(step)).state
-        wanted = {name: saved[name] for name in ("params", "model_state")}
-        restored = self._read(int(step), wanted, jax.tree.map(lambda _: ocp.RestoreArgs(np.ndarray), wanted))
+        folder = self._directory / str(step) / "state"
+        try:
+            with ocp.PyTreeCheckpointer() as reader:
+                saved = reader.metadata(folder).item_metadata.tree
+                wanted = {name: saved[name] for name in ("params", "model_state")}
+                arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+                restored = reader.restore(folder, ocp.args.PyTreeRestore(wanted, arguments, partial_restore=True))
+        except Exception as error:
+            raise UserError(f"cannot read {folder} ({str(error).strip().partition(chr(10))[0]})") from error
         return int(step), {"params": restored["params"], **restored["model_state"]}
 
     def __enter__(self) -> "Checkpoints":
@@ -127,15 +142,21 @@ class Checkpoints:
         finally:
             self._manager.close()
 
-    def _read(self, step, target, arguments, **more):
-        state = ocp.args.PyTreeRestore(target, arguments, partial_restore=True)
-        return self._manager.restore(step, args=ocp.args.Composite(state=state, **more)).state
+    def _verified(self, step, state, data):
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(state, ocp.checkpoint_utils.construct_restore_args(state)),
+                data=grain.checkpoint.CheckpointRestore(data),
+                check=ocp.args.JsonRestore(),
+            ),
+        )
+        if int(checksum(restored.state)) != restored.check["checksum"]:
+            raise ValueError("its values are not those that were saved")
+        return restored.state
 
     def _set_aside(self, step, reason):
-        damaged = self._directory.parent / f"damaged_checkpoint_{step}"
-        log.warning("checkpoint %d is damaged (%s); moved to %s, trying the one before", step, reason, damaged)
-        (self._directory / str(step)).rename(damaged)
+        folder = self._directory.parent / f"damaged_checkpoint_{step}_{time.time_ns()}"
+        print(f"warning: checkpoint {step} is damaged: {reason}; it is now {folder}", file=sys.stderr)
+        (self._directory / str(step)).rename(folder)
         self._manager.reload()
-
-
-_CHECK = ocp.args.Composite(check=ocp.args.JsonRestore())

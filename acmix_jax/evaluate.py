@@ -4,11 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flax
 import jax
 
 from acmix_jax import sharding
 from acmix_jax.checkpoint import Checkpoints
 from acmix_jax.data import pipeline
+from acmix_jax.errors import UserError
 from acmix_jax.tasks import create_task
 from acmix_jax.tasks.base import Task, Variables
 
@@ -39,5 +41,8 @@ def evaluate_checkpoint(config, folder: Path, which: str) -> str:
     with Checkpoints(folder / "checkpoints", config.best_metric, read_only=True) as checkpoints, jax.set_mesh(mesh):
         step, variables = checkpoints.read_variables(which)
         variables = jax.device_put(variables, sharding.replicated(mesh))
-        evaluate(make_predict(task, mesh), variables, evaluator, mesh)
+        try:
+            evaluate(make_predict(task, mesh), variables, evaluator, mesh)
+        except flax.errors.FlaxError as error:
+            raise UserError(f"the checkpoint in {folder} does not fit {config.model}: {error}") from error
     return f"{config.model} at step {step}: {evaluator.summary()}"

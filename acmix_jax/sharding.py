@@ -30,12 +30,21 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's share of a batch (NumPy, batch axis first) to global arrays, split over all devices."""
-    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
-
-
 def with_sharding(shapes: Any, sharding: NamedSharding) -> Any:
     """The same shapes, with the sharding that arrays of them shall have."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+    """This process's share of a batch (NumPy, batch axis first) to global arrays, split over all devices."""
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(_over_devices(mesh), x), batch)
+
+
+def batch_shapes(example: Any, batch_size: int, mesh: Mesh) -> Any:
+    """The shapes that `put_batch` gives for a global batch of rows like those of `example`."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), example)
+    return with_sharding(shapes, _over_devices(mesh))
+
+
+def _over_devices(mesh):
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))

@@ -73,7 +73,7 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
     eval_source = pipeline.open_source(config.data, "test")
     task, evaluator = create_task(config, pipeline.eval_batches(eval_source, config.data, config.batch_size))
     batches = pipeline.train_batches(source, config.data, config.batch_size, config.seed)
-    example = {k: np.zeros((config.batch_size, *np.shape(v)), v.dtype) for k, v in source[0].items()}
+    example = {name: np.asarray(value)[None] for name, value in source[0].items()}  # a batch of one, for its shapes
 
     # How
     steps_per_epoch = len(source) / config.batch_size
@@ -87,7 +87,8 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
         init = jax.jit(partial(create_state, task, optimizer, config.seed, example), out_shardings=everywhere)
         shapes = sharding.with_sharding(jax.eval_shape(init), everywhere)  # finds a wrong model before any file is made
         workdir.prepare(folder, config)
-        checkpoints = closing.enter_context(Checkpoints(folder / "checkpoints", config.best_metric, config.keep_checkpoints))
+        checkpoints = Checkpoints(folder / "checkpoints", config.best_metric, config.keep_checkpoints)
+        closing.enter_context(checkpoints)
         state = checkpoints.restore(shapes, batches)
         if state is None:
             state = init()
@@ -101,7 +102,7 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
         # The loop. Steps are only queued here; the host waits for the device when it logs, evaluates or saves.
         train_step = jax.jit(make_train_step(task, optimizer, schedule, config.seed), donate_argnums=0)
         begin = time.monotonic()
-        train_step = train_step.lower(shapes, sharding.put_batch(example, mesh)).compile()
+        train_step = train_step.lower(shapes, sharding.batch_shapes(example, config.batch_size, mesh)).compile()
         progress.say(f"train step compiled in {time.monotonic() - begin:.1f} s; step {start} of {total} done")
         predict = make_predict(task, mesh)
         writer = closing.enter_context(MetricsWriter(folder, start))
@@ -109,12 +110,13 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
         pending = []
         progress.rate(start)
         for step in range(start + 1, total + 1):
-            state, metrics = train_step(state, sharding.put_batch(next(batches), mesh))
+            with jax.transfer_guard("disallow"):
+                state, metrics = train_step(state, sharding.put_batch(next(batches), mesh))
             pending.append(metrics)
             stopping = stop.requested(step)
-            evaluating = step == total or step % config.eval_every == 0
-            saving = evaluating or stopping or step % config.checkpoint_every == 0
-            if not (saving or step % config.log_every == 0):
+            evaluating = step == total or _due(step, config.eval_every)
+            saving = evaluating or stopping or _due(step, config.checkpoint_every)
+            if not (saving or _due(step, config.log_every)):
                 continue
             scalars = _mean_metrics(pending, step) | alpha_beta.scalars(state.params)
             pending = []
@@ -134,6 +136,11 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
     return state
 
 
+def _due(step: int, every: int) -> bool:
+    """Whether something that happens every so many steps happens now; 0 means never."""
+    return every > 0 and step % every == 0
+
+
 def _mean_metrics(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
     """Means of the metrics of the steps up to `step`; the learning rate is the last one.
 
@@ -145,7 +152,7 @@ def _mean_metrics(pending: list[dict[str, jax.Array]], step: int) -> dict[str, f
         bad = [name for name in ("loss", "grad_norm") if not np.isfinite(metrics[name])]
         if bad:
             raise UserError(
-                f"{bad[0]} is {metrics[bad[0]]} at step {number}; checkpoints up to the step before are kept; "
+                f"{bad[0]} is {metrics[bad[0]]} at step {number}; earlier checkpoints are kept; "
                 "lower --config.optimizer.learning_rate or lengthen --config.optimizer.warmup_epochs in a new --workdir"
             )
     means = {name: float(np.mean([metrics[name] for metrics in fetched])) for name in fetched[0]}

@@ -39,9 +39,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.weight_decay = 1e-4
     config.optimizer.no_decay = "(^|/)(alpha|beta)$"  # regular expression of parameters without weight decay
 
-    config.log_every = 50  # steps
-    config.eval_every = 1000
-    config.checkpoint_every = 1000  # evaluations save, too
+    config.log_every = 50  # steps; 0 for never, as in the next two
+    config.eval_every = 1000  # and at the end
+    config.checkpoint_every = 1000  # and with each evaluation
     config.keep_checkpoints = 2  # the newest ones; the best one stays besides
     config.best_metric = "top1"
     return config

@@ -1,0 +1,1 @@
+"""What a trained network shows of itself, and what it costs."""

@@ -14,6 +14,8 @@ from acmix_jax.errors import UserError
 
 
 class Layer(NamedTuple):
+    """The two learned scalars of one ACmix layer."""
+
     name: str
     alpha: float
     beta: float

@@ -16,6 +16,8 @@ from acmix_jax.layers.weights import kaiming_fan_out
 
 
 class Variant(NamedTuple):
+    """The sizes of a ResNet."""
+
     depths: tuple[int, ...]  # bottlenecks in each stage
     width: int = 64  # of the first stage's 3x3 layers; doubles with each stage, the block's output is 4 times as wide
     stem: str = "imagenet"

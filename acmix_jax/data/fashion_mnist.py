@@ -34,7 +34,7 @@ def _read_idx(directory: Path, name: str) -> np.ndarray:
             "--config.data.source=tfds:fashion_mnist"
         )
     try:
-        data = gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         shape = struct.unpack_from(f">{data[3]}I", data, 4)
         return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
     except (OSError, EOFError, ValueError, IndexError, struct.error) as error:

@@ -18,7 +18,7 @@ class TfdsSource:
 
         try:
             self._source = tfds.data_source(name, split=split, data_dir=directory or None, download=False)
-        except (tfds.core.DatasetNotFoundError, AssertionError, NotImplementedError, ValueError) as error:
+        except (tfds.core.DatasetNotFoundError, AssertionError, KeyError, NotImplementedError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(
                 f"TFDS cannot open {name!r} ({reason}); prepare it once with: "

@@ -1,0 +1,1 @@
+"""Metrics over whole data sets; one file for each task."""

@@ -1,0 +1,1 @@
+"""Pure functions on arrays, without Flax: every fast form beside its definition."""

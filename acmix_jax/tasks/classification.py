@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from acmix_jax.errors import check_choice
 from acmix_jax.models import create_model
 from acmix_jax.tasks.base import Batch, Variables
 
@@ -34,6 +35,7 @@ class Classification:
 
     @classmethod
     def from_config(cls, config) -> "Classification":
+        check_choice("dtype", config.dtype, ("float32", "bfloat16"))
         fields = config.acmix.to_dict() if config.model.startswith("acmix_") else {}
         model = create_model(config.model, config.data.num_classes, jnp.dtype(config.dtype), **fields)
         return cls(model, config.label_smoothing, tuple(config.data.mean), tuple(config.data.std))

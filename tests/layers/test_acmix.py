@@ -1,0 +1,131 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import acmix_jax
+from acmix_jax.errors import UserError
+from acmix_jax.layers.attention import LocalAttention
+from acmix_jax.ops import neighborhood, shift
+
+# Computed in float64 with the released PyTorch layer ACmix(16, 16, 7, 4, 3, stride): its parameters, in the order of
+# their sorted names, are 0.2 * sin(0.7 * i + rank); its input, [2, 16, 8, 8], is sin(0.05 * i).
+RELEASED_SHAPES = {
+    "conv1.bias": (16,), "conv1.weight": (16, 16), "conv2.bias": (16,), "conv2.weight": (16, 16),
+    "conv3.bias": (16,), "conv3.weight": (16, 16), "conv_p.bias": (4,), "conv_p.weight": (4, 2),
+    "dep_conv.weight": (16, 9, 3, 3), "fc.weight": (9, 12), "rate1": (), "rate2": (),
+}  # fmt: skip
+GOLDEN = {  # stride: sum, sum of absolute values, [1, 5, 2, 1] and [1, 15, -1, -1] in PyTorch's order of axes
+    1: (1.7906813519738747, 30.214464793535498, -0.01185653464530373, -0.029434573813088484),
+    2: (0.475321183101874, 7.600599065118053, -0.018203478448932484, -0.028212255721930205),
+}
+
+
+def released_parameters():
+    t = {
+        name: 0.2 * np.sin(0.7 * np.arange(np.prod(shape, dtype=int)) + rank).reshape(shape)
+        for rank, (name, shape) in enumerate(RELEASED_SHAPES.items())
+    }
+    return {
+        "qkv": {
+            "kernel": np.concatenate([t[f"conv{i}.weight"].T for i in (1, 2, 3)], axis=1),
+            "bias": np.concatenate([t[f"conv{i}.bias"] for i in (1, 2, 3)]),
+        },
+        "attention": {"position": {"kernel": t["conv_p.weight"].T, "bias": t["conv_p.bias"]}},
+        "fc": {"kernel": t["fc.weight"].T},
+        "shift": {"kernel": t["dep_conv.weight"].transpose(2, 3, 1, 0)},
+        "alpha": t["rate1"],
+        "beta": t["rate2"],
+    }
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("attention_form", neighborhood.FORMS)
+@pytest.mark.parametrize("shift_form", shift.FORMS)
+def test_equals_the_released_layer(stride, attention_form, shift_form):
+    with jax.enable_x64(True):
+        x = np.sin(0.05 * np.arange(2 * 16 * 8 * 8)).reshape(2, 16, 8, 8).transpose(0, 2, 3, 1)
+        attention = partial(LocalAttention, form=attention_form)
+        layer = acmix_jax.ACmix(16, stride=stride, attention=attention, shift_form=shift_form, dtype=jnp.float64)
+        out = np.asarray(layer.apply({"params": released_parameters()}, x)).transpose(0, 3, 1, 2)
+        found = (out.sum(), np.abs(out).sum(), out[1, 5, 2, 1], out[1, 15, -1, -1])
+        np.testing.assert_allclose(found, GOLDEN[stride], atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (7, 9), (5, 5), (2, 3), (1, 1)])
+@pytest.mark.parametrize(
+    "fields", [{}, {"stride": 2}, {"dilation": 2}, {"kernel_size": 1}, {"kernel_size": 5, "stride": 3}]
+)
+def test_any_size_gives_the_size_of_a_convolution(shape, fields):
+    x = jax.random.normal(jax.random.key(0), (2, *shape, 6))
+    out, _ = acmix_jax.ACmix(8, **fields).init_with_output(jax.random.key(1), x)
+    stride = fields.get("stride", 1)
+    assert out.shape == (2, -(-shape[0] // stride), -(-shape[1] // stride), 8)
+    assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("fields", [{"stride": 2}, {"dilation": 2}])
+def test_moving_the_input_moves_the_output(fields):
+    """Stride and dilation mean the same for both paths: far from the border the layer commutes with translation."""
+    x = jnp.zeros((1, 41, 41, 4)).at[:, 18:23, 18:23].set(jax.random.normal(jax.random.key(0), (1, 5, 5, 4)))
+    layer = acmix_jax.ACmix(8, attention=partial(LocalAttention, window_size=3, position=False), **fields)
+    out, variables = layer.init_with_output(jax.random.key(1), x)
+    moved = layer.apply(variables, jnp.roll(x, (2, -2), axis=(1, 2)))
+    step = 2 // fields.get("stride", 1)
+    inner = slice(5, 16) if "stride" in fields else slice(10, 31)
+    np.testing.assert_allclose(jnp.roll(moved, (-step, step), (1, 2))[:, inner, inner], out[:, inner, inner], atol=1e-5)
+
+
+def test_paths_add_up():
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 8))
+    _, variables = acmix_jax.ACmix(8).init_with_output(jax.random.key(1), x)
+    params = variables["params"] | {"alpha": jnp.float32(0.3), "beta": jnp.float32(-2)}
+    attention = acmix_jax.ACmix(8, paths="attention").apply({"params": params}, x)
+    convolution = acmix_jax.ACmix(8, paths="convolution").apply({"params": params}, x)
+    both = acmix_jax.ACmix(8).apply({"params": params}, x)
+    np.testing.assert_allclose(both, 0.3 * attention - 2 * convolution, atol=1e-5)
+
+
+def test_bias_of_the_position_has_no_gradient():
+    """It moves all logits of a window alike, so it cancels out of the softmax."""
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(0), (1, 6, 6, 8))
+        layer = acmix_jax.ACmix(8, dtype=jnp.float64)
+        params = layer.init(jax.random.key(1), x)["params"]
+        gradient = jax.grad(lambda p: (layer.apply({"params": p}, x) ** 3).sum())(params)["attention"]["position"]
+        assert np.abs(gradient["bias"]).max() < 1e-12 < 1e-3 < np.abs(gradient["kernel"]).max()
+
+
+@pytest.mark.parametrize("shift_form", shift.FORMS)
+def test_bfloat16_keeps_float32_parameters(shift_form):
+    x = jax.random.normal(jax.random.key(0), (2, 9, 9, 16))
+    layer = acmix_jax.ACmix(16, dtype=jnp.bfloat16, shift_form=shift_form)
+    out, variables = layer.init_with_output(jax.random.key(1), x)
+    assert out.dtype == jnp.bfloat16
+    assert {p.dtype for p in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    exact = acmix_jax.ACmix(16).apply(variables, x)
+    np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.05)
+
+
+def test_shift_init_can_be_turned_off():
+    x = jnp.zeros((1, 4, 4, 8))
+    on, off = (acmix_jax.ACmix(8, shift_init=i).init(jax.random.key(0), x)["params"]["shift"] for i in (True, False))
+    np.testing.assert_array_equal(on["kernel"], shift.shift_kernel(3, 8))
+    assert on["kernel"].sum() == 9 * 8
+    assert 0 < off["kernel"].std() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"features": 10}, "features=10 is not divisible by num_heads=4"),
+        ({"features": 8, "paths": "atention"}, "did you mean attention"),
+        ({"features": 8, "kernel_size": 2}, "kernel_size=2 has no centre"),
+        ({"features": 8, "shift_form": "slice"}, "did you mean slices"),
+    ],
+)
+def test_mistakes_are_named(fields, message):
+    with pytest.raises(UserError, match=message):
+        acmix_jax.ACmix(**fields).init(jax.random.key(0), jnp.zeros((1, 4, 4, 8)))

@@ -1,0 +1,91 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acmix_jax.errors import UserError
+from acmix_jax.ops.neighborhood import FORMS, neighborhood_attention, position_map
+
+
+def by_hand(q, k, v, position, window_size, stride, dilation):
+    """Attention of one image and head in plain loops, over a map that NumPy reflects."""
+    height, width, dim = q.shape
+    margin = dilation * (window_size // 2)
+    k, v, position = (np.pad(x, ((margin, margin), (margin, margin), (0, 0)), mode="reflect") for x in (k, v, position))
+    out = np.zeros((-(-height // stride), -(-width // stride), v.shape[-1]))
+    for i, j in np.ndindex(out.shape[:2]):
+        y, x = stride * i, stride * j  # of the query; its window begins at the same place of the padded maps
+        taps = [(y + dilation * s, x + dilation * t) for s in range(window_size) for t in range(window_size)]
+        here = position[y + margin, x + margin]
+        logits = np.array([q[y, x] @ (k[p] + here - position[p]) for p in taps]) / dim**0.5
+        weights = np.exp(logits - logits.max())
+        out[i, j] = sum(w * v[p] for w, p in zip(weights / weights.sum(), taps, strict=True))
+    return out
+
+
+def draw(rng, *shape):
+    return jnp.asarray(rng.normal(size=shape))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("height", "width", "window_size", "stride", "dilation"),
+    [(6, 5, 3, 1, 1), (9, 7, 5, 2, 1), (11, 4, 3, 1, 2), (2, 3, 7, 1, 1), (1, 1, 7, 2, 3), (5, 17, 1, 3, 1)],
+)
+def test_equals_plain_loops(form, height, width, window_size, stride, dilation):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        q, k, v = (draw(rng, 1, height, width, 1, 4) for _ in range(3))
+        position = draw(rng, height, width, 4)
+        place = {"window_size": window_size, "stride": stride, "dilation": dilation}
+        out = neighborhood_attention(q, k, v, position, form=form, **place)
+        wanted = by_hand(*(np.asarray(x[0, :, :, 0]) for x in (q, k, v)), np.asarray(position), **place)
+        np.testing.assert_allclose(out[0, :, :, 0], wanted, atol=1e-12)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@given(
+    height=st.integers(1, 19), width=st.integers(1, 19), heads=st.integers(1, 3),
+    window_size=st.sampled_from([1, 3, 7]), stride=st.integers(1, 3), dilation=st.integers(1, 3),
+)  # fmt: skip
+def test_forms_agree_in_value_and_gradient(height, width, heads, window_size, stride, dilation):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(height * 100 + width)
+        arguments = [draw(rng, 2, height, width, heads, 3) for _ in range(3)] + [draw(rng, height, width, 3)]
+        weights = draw(rng, 2, -(-height // stride), -(-width // stride), heads, 3)
+
+        def loss(form, *arguments):
+            out = neighborhood_attention(
+                *arguments, form=form, window_size=window_size, stride=stride, dilation=dilation
+            )
+            return (weights * out**2).sum()
+
+        wanted = jax.value_and_grad(loss, argnums=(1, 2, 3, 4))("reference", *arguments)
+        found = jax.value_and_grad(loss, argnums=(1, 2, 3, 4))("tiled", *arguments)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), found, wanted)
+
+
+def test_bfloat16_stays_near_float32():
+    rng = np.random.default_rng(0)
+    q, k, v = (draw(rng, 2, 9, 9, 2, 8).astype(jnp.float32) for _ in range(3))
+    exact = neighborhood_attention(q, k, v, form="reference")
+    for form in FORMS:
+        out = neighborhood_attention(*(x.astype(jnp.bfloat16) for x in (q, k, v)), form=form)
+        assert out.dtype == jnp.bfloat16
+        np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.05)
+
+
+def test_position_map_runs_from_minus_one_to_one():
+    found = position_map(3, 2)
+    np.testing.assert_array_equal(found[:, :, 0], [[-1, 1]] * 3)  # x
+    np.testing.assert_array_equal(found[:, :, 1], [[-1, -1], [0, 0], [1, 1]])  # y
+    np.testing.assert_array_equal(position_map(1, 1), [[[-1, -1]]])
+
+
+@pytest.mark.parametrize("change", [{"window_size": 4}, {"form": "tilde"}])
+def test_mistakes_are_named(change):
+    x = jnp.zeros((1, 4, 4, 1, 2))
+    with pytest.raises(UserError, match="window_size=4|did you mean tiled"):
+        neighborhood_attention(x, x, x, **change)

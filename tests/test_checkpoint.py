@@ -1,0 +1,118 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from acmix_jax.checkpoint import Checkpoints, checksum
+from acmix_jax.data import pipeline
+from acmix_jax.data.arrays import ArraySource
+from acmix_jax.errors import UserError
+from acmix_jax.sharding import make_mesh, replicated, with_sharding
+from configs import common
+
+
+def batches():
+    source = ArraySource(np.zeros((10, 2, 2, 1), np.uint8), np.arange(10))
+    return pipeline.train_batches(source, common.get_config().data, batch_size=3, seed=0)
+
+
+def state(value):
+    kernel = jnp.full((40, 50), value, jnp.float32)
+    return {"params": {"kernel": kernel}, "model_state": {"batch_stats": {"mean": kernel[0]}}, "step": jnp.int32(value)}
+
+
+SHAPES = with_sharding(jax.eval_shape(lambda: state(0)), replicated(make_mesh(8)))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Steps 1 to 5, each saved after that many batches; step 2 was the best."""
+    data = batches()
+    with Checkpoints(tmp_path / "checkpoints", best="top1") as checkpoints:
+        for step in range(1, 6):
+            next(data)
+            metrics = {"top1": 90.0 if step == 2 else 80.0} if step != 4 else None
+            checkpoints.save(step, state(step), data, metrics)
+    return tmp_path / "checkpoints"
+
+
+def restore(folder):
+    data = batches()
+    with Checkpoints(folder, best="top1") as checkpoints:
+        found = checkpoints.restore(SHAPES, data)
+    return int(found["step"]), float(found["params"]["kernel"][3, 4]), data.get_state()["next_index"]
+
+
+def test_keeps_the_newest_and_the_best(folder):
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["2", "4", "5"]
+    assert restore(folder) == (5, 5.0, 5)
+
+
+def test_reads_variables_without_the_optimizer(folder):
+    with Checkpoints(folder, best="top1", read_only=True) as checkpoints:
+        for which, step in (("latest", 5), ("best", 2), ("4", 4)):
+            number, variables = checkpoints.read_variables(which)
+            assert number == step
+            assert set(variables) == {"params", "batch_stats"}
+            np.testing.assert_array_equal(variables["batch_stats"]["mean"], np.full(50, step))
+        with pytest.raises(UserError, match="no checkpoint '3' .* it has 2, 4, 5"):
+            checkpoints.read_variables("3")
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def largest_file(folder):
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, lambda path: path.unlink()])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, damage, capsys):
+    damage(largest_file(folder / "5" / "state"))
+    assert restore(folder) == (4, 4.0, 4)
+    warning = capsys.readouterr().err
+    assert "checkpoint 5 is damaged" in warning
+    assert "continuing from checkpoint 4" in warning
+    assert [path.name[:20] for path in folder.parent.iterdir() if path != folder] == ["damaged_checkpoint_5"]
+    assert restore(folder)[0] == 4
+    assert capsys.readouterr().err == ""
+
+
+def test_wrong_values_are_noticed(folder, capsys, monkeypatch):
+    """A checkpoint that reads without an error, but differs from what was saved."""
+    monkeypatch.setattr("acmix_jax.checkpoint.checksum", lambda tree: checksum(tree) + (tree["step"] == 5))
+    assert restore(folder) == (4, 4.0, 4)
+    assert "values are not those that were saved" in capsys.readouterr().err
+
+
+def test_nothing_is_moved_if_all_are_unreadable(folder):
+    for step in ("2", "4", "5"):
+        truncate(largest_file(folder / step / "state"))
+    with pytest.raises(UserError, match="no checkpoint in .* can be read"):
+        restore(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["checkpoints"]
+
+
+def test_no_checkpoint_is_no_state(tmp_path):
+    with Checkpoints(tmp_path / "checkpoints", best="top1") as checkpoints:
+        assert checkpoints.restore(SHAPES, batches()) is None
+
+
+def test_checksum_sees_every_bit_wherever_the_array_lives():
+    x = np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32)
+    one = checksum({"a": jnp.asarray(x), "b": jnp.int32(1)})
+    mesh = make_mesh(8)
+    split = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+    assert checksum({"a": split, "b": jnp.int32(1)}) == one
+    for bit in (0, 17, 31):
+        changed = x.copy().view(np.uint32)
+        changed[5, 3] ^= np.uint32(1 << bit)
+        assert checksum({"a": jnp.asarray(changed.view(np.float32)), "b": jnp.int32(1)}) != one
+    assert checksum({"a": jnp.asarray(x[::-1].copy()), "b": jnp.int32(1)}) != one

@@ -1,0 +1,61 @@
+"""Imports go down only: a package may import from lower floors and from its own, never from above."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = [  # from the ground up; rooms of one line may know each other
+    ("errors", "ops", "sharding", "state", "optim", "workdir", "progress", "preemption", "metrics_writer"),
+    ("checkpoint", "data", "evaluators"),
+    ("analysis", "layers"),
+    ("backbones", "heads"),
+    ("models",),
+    ("tasks",),
+    ("evaluate",),
+    ("train",),
+]
+LEVEL = {f"acmix_jax.{room}": level for level, rooms in enumerate(FLOORS) for room in rooms}
+FILES = sorted(path.relative_to(ROOT) for folder in ("acmix_jax", "configs") for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports(path):
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def room(name):
+    return ".".join(name.split(".")[:2])
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_go_down(path):
+    own = [name for name in imports(path) if name.startswith(("acmix_jax", "configs", "experiments", "tests"))]
+    if path.parts[0] == "configs":
+        assert set(own) <= {"configs.common"}
+        assert {name.partition(".")[0] for name in imports(path)} <= {"configs", "ml_collections"}
+    elif path.name != "__init__.py" or len(path.parts) > 2:
+        here = "acmix_jax." + path.parts[1].removesuffix(".py")
+        above = [name for name in own if LEVEL[room(name)] > LEVEL[here]]
+        assert not above, f"{path} imports {above} from a floor above"
+
+
+def test_each_library_has_one_room():
+    rooms = {
+        library: {str(path) for path in FILES if any(name.split(".")[0] == library for name in imports(path))}
+        for library in ("orbax", "tensorboardX", "tensorflow", "tensorflow_datasets")
+    }
+    assert rooms == {
+        "orbax": {"acmix_jax/checkpoint.py"},
+        "tensorboardX": {"acmix_jax/metrics_writer.py"},
+        "tensorflow": set(),
+        "tensorflow_datasets": {"acmix_jax/data/tfds.py"},
+    }
+
+
+def test_operators_do_not_know_flax():
+    assert not [p for p in FILES if p.parts[1] == "ops" for name in imports(p) if name.startswith("flax")]

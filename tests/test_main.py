@@ -1,0 +1,54 @@
+"""What a user sees who mistypes: one line that says what to change, and no traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DIGITS = "--config=configs/digits.py"
+
+
+def main(*arguments):
+    process = subprocess.run(
+        [sys.executable, "main.py", *arguments], cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=120
+    )
+    return process.returncode, process.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/digit.py"], "unknown config file 'configs/digit.py'; did you mean configs/digits.py"),
+        ([DIGITS, "--config.batchsize=8"], "unknown config field 'batchsize' Did you mean \"batch_size\""),
+        ([DIGITS, "--config.optimizer.momentun=0"], 'Did you mean "momentum"'),
+        ([DIGITS, "--config.batch_size=many"], "--config.batch_size=many"),
+        ([DIGITS, "--mode=trian"], "should be one of <train|eval|inspect>"),
+        ([DIGITS, "--wrkdir=x"], "Did you mean: workdir"),
+        ([], "--config=FILE is missing"),
+        ([DIGITS, "--config.model=acmix_resnet14"], "did you mean acmix_resnet14_stem1"),
+        ([DIGITS, "--config.model=acmix_resnet50"], "8x8 pixels are too small"),
+        ([DIGITS, "--config.batch_size=60"], "not divisible by the 8 devices; set --config.batch_size=56 or 64"),
+        ([DIGITS, "--config.dtype=float23"], "unknown dtype 'float23'; did you mean float32"),
+        ([DIGITS, "--config.data.source=fashion_mnist", "--config.data.dir=nowhere"], "dataset-fashion-mnist"),
+        (["--mode=inspect"], "cannot read"),
+        ([DIGITS, "--mode=eval"], "no checkpoint 'latest'"),
+    ],
+)
+def test_mistakes_end_with_one_line(arguments, message, tmp_path):
+    code, error = main(*arguments, f"--workdir={tmp_path / 'run'}")
+    assert code == 1
+    assert message in error
+    assert "Traceback" not in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    code, error = main(DIGITS, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert code == 1
+    assert error == f"error: cannot write to workdir '{tmp_path}/file/run' (Not a directory); choose another\n"

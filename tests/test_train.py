@@ -1,0 +1,131 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from acmix_jax.analysis import alpha_beta
+from acmix_jax.errors import UserError
+from acmix_jax.evaluate import evaluate_checkpoint
+from acmix_jax.train import train
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 12 steps on one device, that logs each."""
+    from configs import digits
+
+    config = digits.get_config()
+    config.batch_size, config.num_epochs, config.optimizer.warmup_epochs = 16, 12 * 16 / 1437, 0.02
+    config.log_every = 1
+    folder = tmp_path_factory.mktemp("finished")
+    return config, folder, train(config, folder, jax.devices()[:1])
+
+
+def test_learns_and_records(finished):
+    _, folder, state = finished
+    rows = metrics(folder)
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert rows[-1]["eval_examples"] == 360
+    assert 0.45 < rows[-1]["alpha/stage1_block1"] < 0.55
+    assert rows[-1]["alpha/stage1_block1"] != 0.5
+    assert {"learning_rate", "grad_norm", "images_per_second", "eval_top5"} <= set(rows[-1])
+    assert int(state.step) == 12
+    assert any(path.name.startswith("events.out.tfevents") for path in folder.iterdir())
+
+
+def test_eight_devices_compute_what_one_does(finished, tmp_path):
+    config, folder, state = finished
+    parallel = train(config, tmp_path, jax.devices())
+    one, eight = ([row["loss"] for row in metrics(path)] for path in (folder, tmp_path))
+    np.testing.assert_allclose(eight, one, atol=1e-5)
+    assert len(parallel.params["head"]["kernel"].sharding.device_set) == 8
+    for a, b in zip(jax.tree.leaves(parallel.model_state), jax.tree.leaves(state.model_state), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_a_finished_run_stays_as_it_is(finished, capsys):
+    config, folder, state = finished
+    before = (folder / "metrics.jsonl").read_text()
+    again = train(config, folder, jax.devices()[:1])
+    assert "finished before, at step 12" in capsys.readouterr().err
+    assert (folder / "metrics.jsonl").read_text() == before
+    jax.tree.map(np.testing.assert_array_equal, again, state)
+
+
+def test_a_checkpoint_evaluates_as_the_run_did(finished):
+    config, folder, _ = finished
+    last = metrics(folder)[-1]
+    words = f"at step 12: top-1 {last['eval_top1']:.2f} %, top-5 {last['eval_top5']:.2f} % of 360 images"
+    assert words in evaluate_checkpoint(config, folder, "latest")
+
+
+def test_inspection_shows_the_learned_values(finished):
+    config, folder, _ = finished
+    assert "4 layers at step 12" in alpha_beta.inspect_checkpoint(config, folder, "best")
+    rows = (folder / "alpha_beta.csv").read_text().splitlines()
+    assert rows[1].startswith(f"1,stage1_block1,{metrics(folder)[-1]['alpha/stage1_block1']}")
+    assert (folder / "alpha_beta.png").stat().st_size > 10_000
+
+
+def test_bfloat16_learns(config, tmp_path):
+    config.dtype, config.num_epochs = "bfloat16", 8 * 16 / 1437
+    state = train(config, tmp_path, jax.devices()[:1])
+    rows = metrics(tmp_path)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert {leaf.dtype.name for leaf in jax.tree.leaves((state.params, state.opt_state))} <= {"float32", "int32"}
+
+
+def test_the_host_reads_no_device_value_between_logs(config, tmp_path, monkeypatch):
+    """All reads pass through ArrayImpl._value; the steps at which it is called are those that log, or save."""
+    from jax._src.array import ArrayImpl
+
+    steps, read = [0], set()
+    value = ArrayImpl._value
+
+    def watched(array):
+        read.add(steps[0])
+        return value.fget(array)
+
+    def counted(*arguments):
+        steps[0] += 1
+        return put_batch(*arguments)
+
+    from acmix_jax import sharding
+
+    put_batch = sharding.put_batch
+    monkeypatch.setattr(ArrayImpl, "_value", property(watched))
+    monkeypatch.setattr("acmix_jax.sharding.put_batch", counted)
+    config.log_every, config.num_epochs = 5, 12 * 16 / 1437
+    train(config, tmp_path, jax.devices()[:1])
+    assert {step for step in read if 0 < step < 12} == {5, 10}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
+    config.optimizer.learning_rate, config.optimizer.warmup_epochs = 1e12, 0.0
+    config.checkpoint_every = 1
+    with pytest.raises(UserError, match=r"(loss|grad_norm) is (nan|inf) at step \d+; .* learning_rate"):
+        train(config, tmp_path, jax.devices()[:1])
+    assert "at step" in evaluate_checkpoint(config, tmp_path, "latest")
+
+
+def test_a_folder_holds_one_config(finished):
+    config, folder, _ = finished
+    other = config.copy_and_resolve_references()
+    other.eval_every = 3  # may change: it does not change the result
+    train(other, folder, jax.devices()[:1])
+    other.optimizer.learning_rate = 0.3
+    with pytest.raises(UserError, match=r"another config \(optimizer.learning_rate: 0.05 -> 0.3\)"):
+        train(other, folder, jax.devices()[:1])
+
+
+def test_a_batch_that_does_not_divide_is_refused(config, tmp_path):
+    config.batch_size = 12
+    with pytest.raises(UserError, match="batch_size=12 is not divisible by the 8 devices; .*=8 or 16"):
+        train(config, tmp_path)
+    assert not list(tmp_path.iterdir())
