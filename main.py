@@ -17,7 +17,7 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "To evaluate or inspect
 def main(_) -> None:
     """Runs the mode."""
     from acmix_jax import evaluate, preemption, train, workdir  # late: a mistake in the flags is told at once
-    from acmix_jax.analysis import alpha_beta
+    from acmix_jax.analysis.inspection import inspect_checkpoint
 
     logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
     folder = Path(WORKDIR.value).absolute()
@@ -25,7 +25,7 @@ def main(_) -> None:
         if MODE.value == "train":
             train.train(CONFIG.value, folder)
         else:
-            run = {"eval": evaluate.evaluate_checkpoint, "inspect": alpha_beta.inspect_checkpoint}[MODE.value]
+            run = {"eval": evaluate.evaluate_checkpoint, "inspect": inspect_checkpoint}[MODE.value]
             print(run(CONFIG.value or workdir.read_config(folder), folder, CHECKPOINT.value))
     except preemption.StopRequested as stop:
         print(stop, file=sys.stderr)

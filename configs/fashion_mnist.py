@@ -17,13 +17,14 @@ def get_config():
     config.data.num_classes = 10
     config.data.mean = [0.286]
     config.data.std = [0.353]
-    config.data.shift = 2
+    config.data.shift = 1
     config.data.flip = True
-    config.batch_size = 128
-    config.num_epochs = 6.0
+    config.batch_size = 64
+    config.num_epochs = 5.0
+    config.label_smoothing = 0.0
     config.optimizer.learning_rate = 0.1
-    config.optimizer.warmup_epochs = 1.0
+    config.optimizer.warmup_epochs = 0.5
     config.optimizer.weight_decay = 5e-4
-    config.eval_every = 469
-    config.checkpoint_every = 200
+    config.eval_every = 938
+    config.checkpoint_every = 500
     return config

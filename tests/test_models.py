@@ -13,7 +13,7 @@ PARAMETERS = {  # with 1000 classes and RGB images; resnet26 to 50 counted in th
     "acmix_resnet38": 14_410_896,
     "acmix_resnet50": 18_333_976,
     "resnet14_stem1": 1_017_464,
-    "resnet20_stem2": 1_113_656,
+    "resnet20_stem2": 1_105_656,
     "acmix_resnet14_stem1": 907_684,
     "acmix_resnet20_stem2": 0,
 }

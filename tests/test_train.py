@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from acmix_jax.analysis import alpha_beta
+from acmix_jax.analysis.inspection import inspect_checkpoint
 from acmix_jax.errors import UserError
 from acmix_jax.evaluate import evaluate_checkpoint
 from acmix_jax.train import train
@@ -67,10 +67,11 @@ def test_a_checkpoint_evaluates_as_the_run_did(finished):
 
 def test_inspection_shows_the_learned_values(finished):
     config, folder, _ = finished
-    assert "4 layers at step 12" in alpha_beta.inspect_checkpoint(config, folder, "best")
+    assert "at step 12, 4 ACmix layers" in inspect_checkpoint(config, folder, "best")
     rows = (folder / "alpha_beta.csv").read_text().splitlines()
     assert rows[1].startswith(f"1,stage1_block1,{metrics(folder)[-1]['alpha/stage1_block1']}")
-    assert (folder / "alpha_beta.png").stat().st_size > 10_000
+    for picture in ("alpha_beta.png", "curves.png"):
+        assert (folder / picture).stat().st_size > 10_000
 
 
 def test_bfloat16_learns(config, tmp_path):

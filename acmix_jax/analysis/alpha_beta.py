@@ -9,9 +9,6 @@ from typing import Any, NamedTuple
 import flax
 import jax
 
-from acmix_jax.checkpoint import Checkpoints
-from acmix_jax.errors import UserError
-
 
 class Layer(NamedTuple):
     """The two learned scalars of one ACmix layer."""
@@ -39,21 +36,6 @@ def scalars(params: Any) -> dict[str, float]:
     """The same by name, for logging: {"alpha/stage1_block1": ...}."""
     layers = read(params)
     return {f"alpha/{x.name}": x.alpha for x in layers} | {f"beta/{x.name}": x.beta for x in layers}
-
-
-def inspect_checkpoint(config, folder: Path, which: str) -> str:
-    """Writes alpha_beta.csv and .png of checkpoint "latest", "best" or a step of the run in `folder`; says where.
-
-    Raises:
-      UserError: no such checkpoint, or the model has no ACmix layers.
-    """
-    with Checkpoints(folder / "checkpoints", config.best_metric, read_only=True) as checkpoints:
-        step, variables = checkpoints.read_variables(which)
-    layers = read(variables["params"])
-    if not layers:
-        raise UserError(f"{config.model} has no alpha and beta to inspect; train a model named acmix_*")
-    table, picture = write(layers, f"{config.model} on {config.data.source}, step {step}", folder)
-    return f"alpha and beta of {len(layers)} layers at step {step}: {table}, {picture}"
 
 
 def write(layers: list[Layer], title: str, folder: Path) -> tuple[Path, Path]:

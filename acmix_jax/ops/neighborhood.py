@@ -10,6 +10,7 @@ map fills its window alone.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from acmix_jax.errors import UserError, check_choice
 
@@ -106,8 +107,10 @@ def _tiled(q, k, v, position, window_size, stride, dilation):
         copies_y[:, None, :, None, :, None] + copies_x[None, :, None, :, None, :], logits.dtype
     )  # [tiles_y, tiles_x, tile_y, tile_x, patch_y, patch_x]
     logits += log_copies.reshape(tiles_y, tiles_x, 1, tile_y * tile_x, patch_y * patch_x)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    out = jnp.einsum("byxnqk,byxnkd->byxnqd", weights, patches(v))
+    # Softmax with the division after the product, where the array is smaller; the shift by the maximum cancels.
+    weights = jnp.exp(logits - lax.stop_gradient(logits.max(axis=-1, keepdims=True))).astype(v.dtype)
+    out = jnp.einsum("byxnqk,byxnkd->byxnqd", weights, patches(v), preferred_element_type=logits.dtype)
+    out = (out / weights.sum(axis=-1, keepdims=True, dtype=logits.dtype)).astype(v.dtype)
     out = out.reshape(batch, tiles_y, tiles_x, heads, tile_y, tile_x, v.shape[-1]).transpose(0, 1, 4, 2, 5, 3, 6)
     return out.reshape(batch, tiles_y * tile_y, tiles_x * tile_x, heads, v.shape[-1])[:, :height, :width]
 

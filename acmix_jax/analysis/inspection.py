@@ -1,0 +1,27 @@
+"""`--mode=inspect`: what a run learned, as pictures and a table in its own folder."""
+
+from pathlib import Path
+
+from acmix_jax.analysis import alpha_beta, curves
+from acmix_jax.checkpoint import Checkpoints
+
+
+def inspect_checkpoint(config, folder: Path, which: str) -> str:
+    """Writes curves.png and, for a model with ACmix layers, alpha_beta.csv and .png of a checkpoint; says where.
+
+    Args:
+      config: the run's config.
+      folder: its workdir.
+      which: "latest", "best" or a step.
+
+    Raises:
+      UserError: no such checkpoint.
+    """
+    with Checkpoints(folder / "checkpoints", config.best_metric, read_only=True) as checkpoints:
+        step, variables = checkpoints.read_variables(which)
+    title = f"{config.model} on {config.data.source}"
+    written = [curves.write(title, folder)]
+    layers = alpha_beta.read(variables["params"])
+    if layers:
+        written += alpha_beta.write(layers, f"{title}, step {step}", folder)
+    return "\n".join([f"{config.model} at step {step}, {len(layers)} ACmix layers:", *(f"  {p}" for p in written if p)])

@@ -1,0 +1,60 @@
+"""README's commands do what it says: each is run here on a small scale, or by .ci/run as it stands."""
+
+import gzip
+import os
+import re
+import shlex
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SHELL = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line]
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+SMALLER = {  # what makes a command quick; the data folder stands in for the Debian package
+    "configs/digits.py": "--config.num_epochs=0.05 --config.eval_every=0",
+    "configs/fashion_mnist.py": "--config.num_epochs=1 --config.batch_size=8 --config.data.dir={data}",
+    "experiments.operator_speed": "--layers=1 --rounds=1 --batch=1",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder for runs/, and one with 16 images in the format of Fashion-MNIST."""
+    folder = tmp_path_factory.mktemp("readme")
+    for split in ("train", "t10k"):
+        for name, array in (("images-idx3", np.zeros((16, 28, 28))), ("labels-idx1", np.arange(16) % 10)):
+            header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+            packed = gzip.compress(header + array.astype(np.uint8).tobytes())
+            (folder / f"{split}-{name}-ubyte.gz").write_bytes(packed)
+    return folder
+
+
+@pytest.mark.parametrize("line", [line for line in SHELL if "python " in line])
+def test_commands_run(line, place):
+    smaller = next((more for key, more in SMALLER.items() if key in line), "").format(data=shlex.quote(str(place)))
+    command = re.sub(r"\bpython ([^;]+)", lambda m: f"{sys.executable} {m[1]} {smaller}", line)
+    command = command.replace("runs/", f"{place}/")
+    environment = os.environ | {"XLA_FLAGS": ""}
+    done = subprocess.run(["bash", "-ec", command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_snippets_run(code):
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_make_targets_are_run_by_ci():
+    targets = {line.split()[1] for line in SHELL if line.startswith("make ")}
+    assert targets == set(re.findall(r"^make (\w+)", (ROOT / ".ci" / "run").read_text(), re.M))
+
+
+def test_links_and_pictures_exist():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
