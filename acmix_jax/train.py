@@ -45,7 +45,7 @@ def make_train_step(task: Task, optimizer: optax.GradientTransformation, schedul
 
         (_, (metrics, model_state)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        metrics |= {"learning_rate": schedule(state.step), "grad_norm": optax.global_norm(gradients)}
+        metrics |= {"learning_rate": schedule(state.step), "grad_norm": optax.tree.norm(gradients)}
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, model_state, opt_state), metrics
 

@@ -21,6 +21,9 @@ def state(value):
     return {"params": {"kernel": kernel}, "model_state": {"batch_stats": {"mean": kernel[0]}}, "step": jnp.int32(value)}
 
 
+leaves_coroutines = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""Orbax abandons its other reads when one fails; Python tells so when it collects them."""
+
 SHAPES = with_sharding(jax.eval_shape(lambda: state(0)), replicated(make_mesh(8)))
 
 
@@ -69,13 +72,16 @@ def flip_a_bit(path):
     path.write_bytes(data)
 
 
-def largest_file(folder):
-    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+def values(folder):
+    """The files that hold the arrays (Orbax keeps some of them twice)."""
+    return [path for path in (folder / "state").rglob("*") if path.is_file() and path.parent.name == "d"]
 
 
+@leaves_coroutines
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, lambda path: path.unlink()])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, damage, capsys):
-    damage(largest_file(folder / "5" / "state"))
+    for path in values(folder / "5"):
+        damage(path)
     assert restore(folder) == (4, 4.0, 4)
     warning = capsys.readouterr().err
     assert "checkpoint 5 is damaged" in warning
@@ -92,9 +98,11 @@ def test_wrong_values_are_noticed(folder, capsys, monkeypatch):
     assert "values are not those that were saved" in capsys.readouterr().err
 
 
+@leaves_coroutines
 def test_nothing_is_moved_if_all_are_unreadable(folder):
     for step in ("2", "4", "5"):
-        truncate(largest_file(folder / step / "state"))
+        for path in values(folder / step):
+            truncate(path)
     with pytest.raises(UserError, match="no checkpoint in .* can be read"):
         restore(folder)
     assert [path.name for path in folder.parent.iterdir()] == ["checkpoints"]

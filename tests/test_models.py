@@ -15,7 +15,7 @@ PARAMETERS = {  # with 1000 classes and RGB images; resnet26 to 50 counted in th
     "resnet14_stem1": 1_017_464,
     "resnet20_stem2": 1_105_656,
     "acmix_resnet14_stem1": 907_684,
-    "acmix_resnet20_stem2": 0,
+    "acmix_resnet20_stem2": 973_512,
 }
 
 

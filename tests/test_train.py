@@ -15,12 +15,9 @@ def metrics(folder):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, short_config):
     """A run of 12 steps on one device, that logs each."""
-    from configs import digits
-
-    config = digits.get_config()
-    config.batch_size, config.num_epochs, config.optimizer.warmup_epochs = 16, 12 * 16 / 1437, 0.02
+    config = short_config.copy_and_resolve_references()
     config.log_every = 1
     folder = tmp_path_factory.mktemp("finished")
     return config, folder, train(config, folder, jax.devices()[:1])
@@ -30,7 +27,7 @@ def test_learns_and_records(finished):
     _, folder, state = finished
     rows = metrics(folder)
     assert [row["step"] for row in rows] == list(range(1, 13))
-    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.05
     assert rows[-1]["eval_examples"] == 360
     assert 0.45 < rows[-1]["alpha/stage1_block1"] < 0.55
     assert rows[-1]["alpha/stage1_block1"] != 0.5
@@ -75,10 +72,10 @@ def test_inspection_shows_the_learned_values(finished):
 
 
 def test_bfloat16_learns(config, tmp_path):
-    config.dtype, config.num_epochs = "bfloat16", 8 * 16 / 1437
+    config.dtype = "bfloat16"
     state = train(config, tmp_path, jax.devices()[:1])
     rows = metrics(tmp_path)
-    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.02
     assert {leaf.dtype.name for leaf in jax.tree.leaves((state.params, state.opt_state))} <= {"float32", "int32"}
 
 
@@ -102,15 +99,15 @@ def test_the_host_reads_no_device_value_between_logs(config, tmp_path, monkeypat
     put_batch = sharding.put_batch
     monkeypatch.setattr(ArrayImpl, "_value", property(watched))
     monkeypatch.setattr("acmix_jax.sharding.put_batch", counted)
-    config.log_every, config.num_epochs = 5, 12 * 16 / 1437
+    config.log_every = 5
     train(config, tmp_path, jax.devices()[:1])
     assert {step for step in read if 0 < step < 12} == {5, 10}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
-    config.optimizer.learning_rate, config.optimizer.warmup_epochs = 1e12, 0.0
+    config.optimizer.learning_rate = 1e12
     config.checkpoint_every = 1
-    with pytest.raises(UserError, match=r"(loss|grad_norm) is (nan|inf) at step \d+; .* learning_rate"):
+    with pytest.raises(UserError, match=r"(loss|grad_norm) is (nan|inf) at step \d+; .*learning_rate"):
         train(config, tmp_path, jax.devices()[:1])
     assert "at step" in evaluate_checkpoint(config, tmp_path, "latest")
 
@@ -121,7 +118,7 @@ def test_a_folder_holds_one_config(finished):
     other.eval_every = 3  # may change: it does not change the result
     train(other, folder, jax.devices()[:1])
     other.optimizer.learning_rate = 0.3
-    with pytest.raises(UserError, match=r"another config \(optimizer.learning_rate: 0.05 -> 0.3\)"):
+    with pytest.raises(UserError, match=r"another config \(optimizer.learning_rate: 0.0005 -> 0.3\)"):
         train(other, folder, jax.devices()[:1])
 
 

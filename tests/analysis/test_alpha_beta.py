@@ -22,7 +22,7 @@ def test_layers_come_in_the_order_of_the_network():
 def test_writes_a_table_and_a_picture(tmp_path):
     layers = [alpha_beta.Layer("stage1_block1", 0.5, 0.25), alpha_beta.Layer("stage2_block1", -0.5, 0.25)]
     table, picture = alpha_beta.write(layers, "a run", tmp_path)
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [row["layer"] for row in rows] == ["stage1_block1", "stage2_block1"]
     assert float(rows[0]["log_alpha_over_beta"]) == math.log(2)
     assert rows[1]["log_alpha_over_beta"] == ""  # of two signs: there is no logarithm

@@ -49,7 +49,7 @@ def test_equals_the_released_layer(stride, attention_form, shift_form):
         x = np.sin(0.05 * np.arange(2 * 16 * 8 * 8)).reshape(2, 16, 8, 8).transpose(0, 2, 3, 1)
         attention = partial(LocalAttention, form=attention_form)
         layer = acmix_jax.ACmix(16, stride=stride, attention=attention, shift_form=shift_form, dtype=jnp.float64)
-        out = np.asarray(layer.apply({"params": released_parameters()}, x)).transpose(0, 3, 1, 2)
+        out = np.asarray(jax.jit(layer.apply)({"params": released_parameters()}, x)).transpose(0, 3, 1, 2)
         found = (out.sum(), np.abs(out).sum(), out[1, 5, 2, 1], out[1, 15, -1, -1])
         np.testing.assert_allclose(found, GOLDEN[stride], atol=1e-9)
 
@@ -60,7 +60,7 @@ def test_equals_the_released_layer(stride, attention_form, shift_form):
 )
 def test_any_size_gives_the_size_of_a_convolution(shape, fields):
     x = jax.random.normal(jax.random.key(0), (2, *shape, 6))
-    out, _ = acmix_jax.ACmix(8, **fields).init_with_output(jax.random.key(1), x)
+    out, _ = jax.jit(acmix_jax.ACmix(8, **fields).init_with_output)(jax.random.key(1), x)
     stride = fields.get("stride", 1)
     assert out.shape == (2, -(-shape[0] // stride), -(-shape[1] // stride), 8)
     assert np.isfinite(out).all()
@@ -71,8 +71,8 @@ def test_moving_the_input_moves_the_output(fields):
     """Stride and dilation mean the same for both paths: far from the border the layer commutes with translation."""
     x = jnp.zeros((1, 41, 41, 4)).at[:, 18:23, 18:23].set(jax.random.normal(jax.random.key(0), (1, 5, 5, 4)))
     layer = acmix_jax.ACmix(8, attention=partial(LocalAttention, window_size=3, position=False), **fields)
-    out, variables = layer.init_with_output(jax.random.key(1), x)
-    moved = layer.apply(variables, jnp.roll(x, (2, -2), axis=(1, 2)))
+    out, variables = jax.jit(layer.init_with_output)(jax.random.key(1), x)
+    moved = jax.jit(layer.apply)(variables, jnp.roll(x, (2, -2), axis=(1, 2)))
     step = 2 // fields.get("stride", 1)
     inner = slice(5, 16) if "stride" in fields else slice(10, 31)
     np.testing.assert_allclose(jnp.roll(moved, (-step, step), (1, 2))[:, inner, inner], out[:, inner, inner], atol=1e-5)
@@ -80,11 +80,12 @@ def test_moving_the_input_moves_the_output(fields):
 
 def test_paths_add_up():
     x = jax.random.normal(jax.random.key(0), (2, 6, 6, 8))
-    _, variables = acmix_jax.ACmix(8).init_with_output(jax.random.key(1), x)
+    variables = jax.jit(acmix_jax.ACmix(8).init)(jax.random.key(1), x)
     params = variables["params"] | {"alpha": jnp.float32(0.3), "beta": jnp.float32(-2)}
-    attention = acmix_jax.ACmix(8, paths="attention").apply({"params": params}, x)
-    convolution = acmix_jax.ACmix(8, paths="convolution").apply({"params": params}, x)
-    both = acmix_jax.ACmix(8).apply({"params": params}, x)
+    attention, convolution, both = (
+        jax.jit(acmix_jax.ACmix(8, paths=paths).apply)({"params": params}, x)
+        for paths in ("attention", "convolution", "both")
+    )
     np.testing.assert_allclose(both, 0.3 * attention - 2 * convolution, atol=1e-5)
 
 
@@ -93,8 +94,9 @@ def test_bias_of_the_position_has_no_gradient():
     with jax.enable_x64(True):
         x = jax.random.normal(jax.random.key(0), (1, 6, 6, 8))
         layer = acmix_jax.ACmix(8, dtype=jnp.float64)
-        params = layer.init(jax.random.key(1), x)["params"]
-        gradient = jax.grad(lambda p: (layer.apply({"params": p}, x) ** 3).sum())(params)["attention"]["position"]
+        params = jax.jit(layer.init)(jax.random.key(1), x)["params"]
+        gradient = jax.jit(jax.grad(lambda p: (layer.apply({"params": p}, x) ** 3).sum()))(params)
+        gradient = gradient["attention"]["position"]
         assert np.abs(gradient["bias"]).max() < 1e-12 < 1e-3 < np.abs(gradient["kernel"]).max()
 
 
@@ -102,16 +104,18 @@ def test_bias_of_the_position_has_no_gradient():
 def test_bfloat16_keeps_float32_parameters(shift_form):
     x = jax.random.normal(jax.random.key(0), (2, 9, 9, 16))
     layer = acmix_jax.ACmix(16, dtype=jnp.bfloat16, shift_form=shift_form)
-    out, variables = layer.init_with_output(jax.random.key(1), x)
+    out, variables = jax.jit(layer.init_with_output)(jax.random.key(1), x)
     assert out.dtype == jnp.bfloat16
     assert {p.dtype for p in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    exact = acmix_jax.ACmix(16).apply(variables, x)
+    exact = jax.jit(acmix_jax.ACmix(16).apply)(variables, x)
     np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.05)
 
 
 def test_shift_init_can_be_turned_off():
     x = jnp.zeros((1, 4, 4, 8))
-    on, off = (acmix_jax.ACmix(8, shift_init=i).init(jax.random.key(0), x)["params"]["shift"] for i in (True, False))
+    on, off = (
+        jax.jit(acmix_jax.ACmix(8, shift_init=i).init)(jax.random.key(0), x)["params"]["shift"] for i in (True, False)
+    )
     np.testing.assert_array_equal(on["kernel"], shift.shift_kernel(3, 8))
     assert on["kernel"].sum() == 9 * 8
     assert 0 < off["kernel"].std() < 0.5

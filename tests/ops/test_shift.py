@@ -31,7 +31,7 @@ def test_a_tap_comes_from_its_own_side():
     assert shift.shift_and_sum(taps)[0, :, :, 0].tolist() == [[0, 0, 0], [0, 11, 0], [0, 0, 0]]
 
 
-@settings(max_examples=8, deadline=None, derandomize=True, database=None)
+@settings(max_examples=6, deadline=None, derandomize=True, database=None)
 @given(
     height=st.integers(1, 8), width=st.integers(1, 8), heads=st.integers(1, 3), kernel_size=st.sampled_from([1, 3, 5]),
     stride=st.integers(1, 3), dilation=st.integers(1, 2), fc_bias=st.booleans(),
@@ -61,6 +61,7 @@ def test_forms_agree_in_value_and_gradient(height, width, heads, kernel_size, st
                 out = shift.shift_convolution(taps, p["kernel"], form=form, **place)
             return (weights * out**2).sum()
 
-        wanted, *others = (jax.value_and_grad(loss, (1, 2))(form, x, parameters) for form in reversed(shift.FORMS))
+        both = jax.jit(jax.value_and_grad(loss, argnums=(1, 2)), static_argnums=0)
+        wanted, *others = (both(form, x, parameters) for form in reversed(shift.FORMS))
         for found in others:
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), found, wanted)
