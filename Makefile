@@ -11,7 +11,7 @@ quickstart: $(VENV)/.installed        ## train ACmix on scanned digits and look 
 	$(RUN) main.py --mode=inspect --workdir=runs/digits
 
 test: $(VENV)/.installed-test         ## the test suite
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.installed-test         ## style and docstrings
 	$(RUN) -m ruff check .

@@ -13,6 +13,7 @@ def check_choice(what: str, name: str, choices: Iterable[str]) -> None:
     choices = list(choices)
     if name in choices:
         return
-    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+    near = [choice for choice in choices if name and choice.startswith(name)]
+    near = (near or difflib.get_close_matches(name, choices, cutoff=0.5))[:3]
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of: {', '.join(choices)}"
     raise UserError(f"unknown {what} {name!r}; {hint}")

@@ -27,9 +27,9 @@ from acmix_jax.tasks import create_task
 from acmix_jax.tasks.base import Task
 
 
-def create_state(task: Task, optimizer: optax.GradientTransformation, seed: int, batch: Any) -> TrainState:
+def create_state(task: Task, optimizer: optax.GradientTransformation, batch: Any, key: jax.Array) -> TrainState:
     """The state before the first step; runs under jit, `batch` only gives the shapes."""
-    variables = task.init(jax.random.key(seed), batch)
+    variables = task.init(key, batch)
     params = variables.pop("params")
     return TrainState(jnp.int32(0), params, variables, optimizer.init(params))
 
@@ -84,14 +84,15 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
     with jax.set_mesh(mesh), contextlib.ExitStack() as closing:
         # The state: from the newest checkpoint, or fresh
         everywhere = sharding.replicated(mesh)
-        init = jax.jit(partial(create_state, task, optimizer, config.seed, example), out_shardings=everywhere)
-        shapes = sharding.with_sharding(jax.eval_shape(init), everywhere)  # finds a wrong model before any file is made
+        init = jax.jit(partial(create_state, task, optimizer, example), out_shardings=everywhere)
+        key = jax.random.key(config.seed)
+        shapes = sharding.with_sharding(jax.eval_shape(init, key), everywhere)  # finds a wrong model before any file is made
         workdir.prepare(folder, config)
         checkpoints = Checkpoints(folder / "checkpoints", config.best_metric, config.keep_checkpoints)
         closing.enter_context(checkpoints)
         state = checkpoints.restore(shapes, batches)
         if state is None:
-            state = init()
+            state = init(key)
             print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
         start = int(state.step)
         progress = Progress(total, start, config.batch_size)

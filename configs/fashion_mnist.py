@@ -25,6 +25,6 @@ def get_config():
     config.optimizer.learning_rate = 0.1
     config.optimizer.warmup_epochs = 0.5
     config.optimizer.weight_decay = 5e-4
-    config.eval_every = 938
+    config.eval_every = 950
     config.checkpoint_every = 500
     return config

@@ -22,8 +22,8 @@ def main(*arguments):
     ("arguments", "message"),
     [
         (["--config=configs/digit.py"], "unknown config file 'configs/digit.py'; did you mean configs/digits.py"),
-        ([DIGITS, "--config.batchsize=8"], "unknown config field 'batchsize' Did you mean \"batch_size\""),
-        ([DIGITS, "--config.optimizer.momentun=0"], 'Did you mean "momentum"'),
+        ([DIGITS, "--config.batchsize=8"], 'unknown config field batchsize; did you mean "batch_size"'),
+        ([DIGITS, "--config.optimizer.momentun=0"], 'unknown config field momentun; did you mean "momentum"'),
         ([DIGITS, "--config.batch_size=many"], "--config.batch_size=many"),
         ([DIGITS, "--mode=trian"], "should be one of <train|eval|inspect>"),
         ([DIGITS, "--wrkdir=x"], "Did you mean: workdir"),

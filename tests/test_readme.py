@@ -52,7 +52,7 @@ def test_snippets_run(code):
 
 def test_make_targets_are_run_by_ci():
     targets = {line.split()[1] for line in SHELL if line.startswith("make ")}
-    assert targets == set(re.findall(r"^make (\w+)", (ROOT / ".ci" / "run").read_text(), re.M))
+    assert targets <= set(re.findall(r"^make (\w+)", (ROOT / ".ci" / "run").read_text(), re.M))
 
 
 def test_links_and_pictures_exist():
