@@ -47,7 +47,8 @@ def parse_flags(arguments: list[str]) -> list[str]:
             raise UserError("--config=FILE is missing, such as --config=configs/digits.py")
         return rest
     except (KeyError, AttributeError) as error:
-        text = str(error.args[0]).strip("'").replace("\\'", "").replace("\\nDid", "; did")  # ml_collections quotes twice
+        # ml_collections quotes its own quotes
+        text = str(error.args[0]).strip("'\"").replace("\\'", "").replace("\\nDid", "; did")
         sys.exit(f"error: unknown config field {text}")
     except (flags.Error, OSError, TypeError, ValueError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")

@@ -86,7 +86,8 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
         everywhere = sharding.replicated(mesh)
         init = jax.jit(partial(create_state, task, optimizer, example), out_shardings=everywhere)
         key = jax.random.key(config.seed)
-        shapes = sharding.with_sharding(jax.eval_shape(init, key), everywhere)  # finds a wrong model before any file is made
+        # Shapes first: a mistake in the model shows before any file is made.
+        shapes = sharding.with_sharding(jax.eval_shape(init, key), everywhere)
         workdir.prepare(folder, config)
         checkpoints = Checkpoints(folder / "checkpoints", config.best_metric, config.keep_checkpoints)
         closing.enter_context(checkpoints)

@@ -15,7 +15,7 @@ def get_config():
     config.data.std = [0.376]
     config.data.shift = 1
     config.batch_size = 64
-    config.num_epochs = 60.0
+    config.num_epochs = 40.0
     config.optimizer.learning_rate = 0.05
     config.optimizer.weight_decay = 5e-4
     config.eval_every = 225
