@@ -81,7 +81,7 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
     schedule = optim.learning_rate_schedule(config.optimizer, total, steps_per_epoch)
     optimizer = optim.make_optimizer(config.optimizer, schedule)
 
-    with jax.set_mesh(mesh), contextlib.ExitStack() as closing:
+    with jax.set_mesh(mesh), StopSignal() as stop, contextlib.ExitStack() as closing:
         # The state: from the newest checkpoint, or fresh
         everywhere = sharding.replicated(mesh)
         init = jax.jit(partial(create_state, task, optimizer, example), out_shardings=everywhere)
@@ -108,7 +108,6 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
         progress.say(f"train step compiled in {time.monotonic() - begin:.1f} s; step {start} of {total} done")
         predict = make_predict(task, mesh)
         writer = closing.enter_context(MetricsWriter(folder, start))
-        stop = closing.enter_context(StopSignal())
         pending = []
         progress.rate(start)
         for step in range(start + 1, total + 1):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 FORMS = ("dense", "slices", "group_conv")
-LARGEST_DENSE = 256  # features; beyond, nine slices cost less than a dense kernel (experiments/operator_speed.py)
+LARGEST_DENSE = 256  # features; beyond, nine slices cost less than a dense kernel (docs/performance.md)
 
 
 def fastest_form(features: int) -> str:
