@@ -16,42 +16,45 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "To evaluate or inspect
 
 def main(_) -> None:
     """Runs the mode."""
-    from acmix_jax import evaluate, preemption, train, workdir  # late: a mistake in the flags is told at once
-    from acmix_jax.analysis.inspection import inspect_checkpoint
-
     logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
-    folder = Path(WORKDIR.value).absolute()
+    config, folder = CONFIG.value, Path(WORKDIR.value).absolute()
     try:
+        from acmix_jax import evaluate, preemption, train, workdir  # late: a mistake in the flags is told at once
+        from acmix_jax.analysis.inspection import inspect_checkpoint as inspect
+
         if MODE.value == "train":
-            train.train(CONFIG.value, folder)
+            train.train(config, folder)
         else:
-            run = {"eval": evaluate.evaluate_checkpoint, "inspect": inspect_checkpoint}[MODE.value]
-            print(run(CONFIG.value or workdir.read_config(folder), folder, CHECKPOINT.value))
+            look = evaluate.evaluate_checkpoint if MODE.value == "eval" else inspect
+            print(look(workdir.config_to_look_with(folder, config), folder, CHECKPOINT.value))
+    except KeyboardInterrupt:  # before there was anything to save
+        sys.exit(130)
     except preemption.StopRequested as stop:
         print(stop, file=sys.stderr)
         sys.exit(stop.exit_code)
-    except UserError as error:
+    except (UserError, PermissionError) as error:
         sys.exit(f"error: {error}")
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
     """Reads the flags; a mistake in them ends the program with one line."""
+    paths = [argument.partition("=")[2] for argument in arguments if argument.startswith("--config=")]
     try:
-        for path in (argument.partition("=")[2] for argument in arguments if argument.startswith("--config=")):
-            if not Path(path.partition(":")[0]).is_file():
-                check_choice("config file", path, [str(p) for p in sorted(Path("configs").glob("[!_]*.py"))])
+        known = [f"configs/{path.name}" for path in sorted((Path(__file__).parent / "configs").glob("[!_]*.py"))]
+        for path in (path for path in paths if not Path(path.partition(":")[0]).is_file()):
+            check_choice("config file", path, known)
         rest = flags.FLAGS(arguments)
-        if not WORKDIR.value:
-            raise UserError("--workdir=DIR is missing: the folder of the run")
+        if not WORKDIR.value or "://" in WORKDIR.value:
+            raise UserError(f"--workdir={WORKDIR.value or ''} is no folder of this machine; set --workdir=DIR")
         if MODE.value == "train" and not CONFIG.value:
             raise UserError("--config=FILE is missing, such as --config=configs/digits.py")
-        return rest
     except (KeyError, AttributeError) as error:
-        # ml_collections quotes its own quotes
         text = str(error.args[0]).strip("'\"").replace("\\'", "").replace("\\nDid", "; did")
         sys.exit(f"error: unknown config field {text}")
     except (flags.Error, OSError, TypeError, ValueError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        hint = "" if paths or "'config." not in str(error) else "; it needs --config=FILE before it"
+        sys.exit(f"error: {' '.join(str(error).split())}{hint}")
+    return rest
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Checkpoints of a run, through Orbax: saved in the background, verified when read.
+"""Checkpoints of a run, through Orbax: saved in the background, verified when a run continues.
 
 A checkpoint holds the train state, the data iterator's place and a checksum of the state. The newest ones and the
 best one are kept. A checkpoint becomes visible only when it is complete, so a run killed during a save continues
-from the one before; one that is damaged later (truncated, flipped bits) is set aside with a warning.
+from the one before; a run that finds its newest one damaged (truncated, flipped bits) sets it aside with a warning.
 """
 
 import sys
@@ -75,8 +75,8 @@ class Checkpoints:
                 ),
                 metrics=metrics,
             )
-        except OSError as error:
-            raise UserError(f"cannot write checkpoint {step} in {self._directory} ({error.strerror})") from error
+        except (OSError, ValueError) as error:  # of the file system, of TensorStore
+            raise self._cannot_write(error) from error
 
     def restore(self, state: Any, data: grain.DatasetIterator) -> Any | None:
         """The newest intact checkpoint in the form of `state`, with `data` set to its place; None if there is none.
@@ -137,8 +137,8 @@ class Checkpoints:
         """Waits until everything is written."""
         try:
             self._manager.wait_until_finished()
-        except OSError as error:
-            raise UserError(f"cannot write a checkpoint in {self._directory} ({error.strerror})") from error
+        except (OSError, ValueError) as error:
+            raise self._cannot_write(error) from error
         finally:
             self._manager.close()
 
@@ -154,6 +154,13 @@ class Checkpoints:
         if int(checksum(restored.state)) != restored.check["checksum"]:
             raise ValueError("its values are not those that were saved")
         return restored.state
+
+    def _cannot_write(self, error):
+        reason = str(error).strip().partition("\n")[0][:300]
+        return UserError(
+            f"cannot write a checkpoint in {self._directory} ({reason}); earlier ones are intact: free some space "
+            "there and start again"
+        )
 
     def _set_aside(self, step, reason):
         folder = self._directory.parent / f"damaged_checkpoint_{step}_{time.time_ns()}"

@@ -16,9 +16,9 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, start_step: int):
         path = workdir / "metrics.jsonl"
-        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= start_step]
+        kept = [row for row in read_metrics(workdir) if row["step"] <= start_step]
         rewritten = path.with_suffix(".tmp")
-        rewritten.write_text("".join(kept))
+        rewritten.write_text("".join(json.dumps(row) + "\n" for row in kept))
         rewritten.replace(path)
         self._file = path.open("a")
         self._tensorboard = SummaryWriter(str(workdir), purge_step=start_step + 1, flush_secs=10)
@@ -37,7 +37,8 @@ class MetricsWriter:
         self._tensorboard.close()
 
 
-def _complete_lines(path: Path) -> list[str]:
-    """A run killed while writing leaves half a line at the end."""
+def read_metrics(workdir: Path) -> list[dict[str, float]]:
+    """The rows of metrics.jsonl; without the half line that a run killed while writing leaves at the end."""
+    path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [line for line in lines if line.endswith("}\n")]
+    return [json.loads(line) for line in lines if line.endswith("}\n")]

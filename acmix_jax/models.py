@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from acmix_jax.backbones import resnet
-from acmix_jax.errors import check_choice
+from acmix_jax.errors import UserError, check_choice
 from acmix_jax.heads.classifier import Classifier
 from acmix_jax.layers.acmix import ACmix
 from acmix_jax.layers.attention import LocalAttention
@@ -31,8 +31,7 @@ def create_model(name: str, num_classes: int = 1000, dtype: Any = jnp.float32, *
         models named acmix_*.
 
     Raises:
-      UserError: unknown name; says the nearest ones.
-      TypeError: `acmix` given for a plain model, or not a field of the layer.
+      UserError: unknown name of a model or field, says the nearest ones; or a field given for a plain model.
     """
     check_choice("model", name, list_models())
     plain = name.removeprefix("acmix_")
@@ -40,11 +39,13 @@ def create_model(name: str, num_classes: int = 1000, dtype: Any = jnp.float32, *
     if name != plain:
         mixer = _acmix(**acmix)
     elif acmix:
-        raise TypeError(f"{name} has no ACmix layer to set {', '.join(acmix)} in; use acmix_{name}")
+        raise UserError(f"{name} has no ACmix layer to set {', '.join(acmix)} in; use acmix_{name}")
     return Classifier(resnet.ResNet(resnet.VARIANTS[plain], mixer, dtype), num_classes, dtype)
 
 
 def _acmix(window_size: int = 7, **fields: Any):
     """ACmix as the released ResNet sets it up: 4 heads, a 7x7 window, Kaiming initialisation (FACTS 1.2)."""
+    for name in fields:
+        check_choice("field of ACmix", name, [*ACmix.__dataclass_fields__, "window_size"])
     attention = partial(LocalAttention, window_size=window_size)
     return partial(ACmix, attention=attention, kernel_init=kaiming_fan_out, **fields)

@@ -25,6 +25,7 @@ from acmix_jax.progress import Progress
 from acmix_jax.state import TrainState
 from acmix_jax.tasks import create_task
 from acmix_jax.tasks.base import Task
+from acmix_jax.validation import check_config
 
 
 def create_state(task: Task, optimizer: optax.GradientTransformation, batch: Any, key: jax.Array) -> TrainState:
@@ -45,15 +46,19 @@ def make_train_step(task: Task, optimizer: optax.GradientTransformation, schedul
 
         (_, (metrics, model_state)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        metrics |= {"learning_rate": schedule(state.step), "grad_norm": optax.tree.norm(gradients)}
         params = optax.apply_updates(state.params, updates)
+        metrics |= {
+            "learning_rate": schedule(state.step),
+            "grad_norm": optax.tree.norm(gradients),
+            "state_norm": optax.tree.norm((params, model_state)),  # finite only if what a checkpoint would hold is
+        }
         return TrainState(state.step + 1, params, model_state, opt_state), metrics
 
     return train_step
 
 
 def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> TrainState:
-    """Trains as the config says, continuing what `folder` holds of it.
+    """Trains as the config says, continuing what `folder` holds of it; in one process, on all of its devices.
 
     Args:
       config: see configs/common.py.
@@ -67,6 +72,8 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
       UserError: a setting is wrong, or the loss is no longer finite (earlier checkpoints stay).
       StopRequested: a signal ended the run early; its state is saved.
     """
+    check_config(config)
+
     # What to train, on what
     mesh = sharding.make_mesh(config.batch_size, devices)
     source = pipeline.open_source(config.data, "train")
@@ -102,11 +109,13 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
             return state
 
         # The loop. Steps are only queued here; the host waits for the device when it logs, evaluates or saves.
-        train_step = jax.jit(make_train_step(task, optimizer, schedule, config.seed), donate_argnums=0)
+        train_step = jax.jit(
+            make_train_step(task, optimizer, schedule, config.seed), out_shardings=everywhere, donate_argnums=0
+        )
         begin = time.monotonic()
         train_step = train_step.lower(shapes, sharding.batch_shapes(example, config.batch_size, mesh)).compile()
         progress.say(f"train step compiled in {time.monotonic() - begin:.1f} s; step {start} of {total} done")
-        predict = make_predict(task, mesh)
+        predict = make_predict(task, evaluator.keys, mesh)
         writer = closing.enter_context(MetricsWriter(folder, start))
         pending = []
         progress.rate(start)
@@ -146,11 +155,11 @@ def _mean_metrics(pending: list[dict[str, jax.Array]], step: int) -> dict[str, f
     """Means of the metrics of the steps up to `step`; the learning rate is the last one.
 
     Raises:
-      UserError: a loss or gradient of these steps is not finite; names the first such step.
+      UserError: the loss, gradient or new state of a step is not finite; names the first such step.
     """
     fetched = jax.device_get(pending)
     for number, metrics in enumerate(fetched, start=step - len(fetched) + 1):
-        bad = [name for name in ("loss", "grad_norm") if not np.isfinite(metrics[name])]
+        bad = [name for name in ("loss", "grad_norm", "state_norm") if not np.isfinite(metrics[name])]
         if bad:
             raise UserError(
                 f"{bad[0]} is {metrics[bad[0]]} at step {number}; earlier checkpoints are kept; "

@@ -8,7 +8,9 @@ import ml_collections
 
 from acmix_jax.errors import UserError
 
-FREE = ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "data.dir", "data.threads")
+FREE = (
+    "log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "best_metric", "data.dir", "data.threads",
+)  # fmt: skip
 """Fields that do not change what a run computes, so a resumed run may set them anew."""
 
 
@@ -22,7 +24,7 @@ def prepare(workdir: Path, config: Any) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            _check_same(workdir, json.loads(path.read_text()), config.to_dict())
+            _check_same(workdir, json.loads(path.read_text()), config.to_dict(), FREE)
         written = path.with_suffix(".tmp")
         written.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
         written.replace(path)
@@ -32,25 +34,29 @@ def prepare(workdir: Path, config: Any) -> None:
         raise UserError(f"cannot write to workdir {str(workdir)!r} ({error.strerror}); choose another") from error
 
 
-def read_config(workdir: Path) -> ml_collections.ConfigDict:
-    """The config of the run in this folder.
+def config_to_look_with(workdir: Path, given: Any | None) -> Any:
+    """The config for evaluating or inspecting the run in this folder: its own one, or `given` if that fits it.
 
     Raises:
-      UserError: there is none.
+      UserError: the folder holds no run, or `given` differs in more than the batch size and the fields in FREE.
     """
     path = workdir / "config.json"
     try:
-        return ml_collections.ConfigDict(json.loads(path.read_text()))
+        own = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"cannot read {path} ({error}); is {str(workdir)!r} the --workdir of a run?") from error
+    if given is None:
+        return ml_collections.ConfigDict(own)
+    _check_same(workdir, own, given.to_dict(), (*FREE, "batch_size"))
+    return given
 
 
-def _check_same(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def _check_same(workdir: Path, old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> None:
     old, new = _flatten(old), _flatten(new)
     changes = [
         f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key not in FREE
+        if old.get(key) != new.get(key) and key not in free
     ]
     if changes:
         raise UserError(f"workdir {str(workdir)!r} holds a run of another config ({'; '.join(changes)}); "

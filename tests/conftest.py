@@ -1,10 +1,10 @@
-"""Eight virtual CPU devices, and one compilation cache for all tests and the programs that they start."""
+"""Eight virtual CPU devices, quick compilation, and one cache of it for all tests and the programs that they start."""
 
 import os
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="acmix_jax_test_cache_"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 

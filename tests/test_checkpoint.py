@@ -1,3 +1,5 @@
+import resource
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,6 +108,19 @@ def test_nothing_is_moved_if_all_are_unreadable(folder):
     with pytest.raises(UserError, match="no checkpoint in .* can be read"):
         restore(folder)
     assert [path.name for path in folder.parent.iterdir()] == ["checkpoints"]
+
+
+def test_a_full_disk_is_named_and_costs_no_earlier_checkpoint(folder):
+    noise = state(0) | {"params": {"kernel": jax.random.normal(jax.random.key(0), (40, 50))}}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        message = "cannot write a checkpoint in .* earlier ones are intact"
+        with pytest.raises(UserError, match=message), Checkpoints(folder, best="top1") as checkpoints:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))  # stands in for a disk with 4 kB left
+            checkpoints.save(6, noise, batches(), None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert restore(folder) == (5, 5.0, 5)
 
 
 def test_no_checkpoint_is_no_state(tmp_path):

@@ -7,7 +7,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [  # from the ground up; rooms of one line may know each other
-    ("errors", "ops", "sharding", "state", "optim", "workdir", "progress", "preemption", "metrics_writer"),
+    (
+        "errors",
+        "ops",
+        "sharding",
+        "state",
+        "optim",
+        "workdir",
+        "progress",
+        "preemption",
+        "metrics_writer",
+        "validation",
+    ),
     ("checkpoint", "data", "evaluators"),
     ("analysis", "layers"),
     ("backbones", "heads"),
@@ -45,8 +56,9 @@ def test_imports_go_down(path):
 
 
 def test_each_library_has_one_room():
+    everywhere = [*FILES, Path("main.py"), *(path.relative_to(ROOT) for path in (ROOT / "experiments").rglob("*.py"))]
     rooms = {
-        library: {str(path) for path in FILES if any(name.split(".")[0] == library for name in imports(path))}
+        library: {str(path) for path in everywhere if any(name.split(".")[0] == library for name in imports(path))}
         for library in ("orbax", "tensorboardX", "tensorflow", "tensorflow_datasets")
     }
     assert rooms == {

@@ -28,23 +28,35 @@ def main(*arguments):
         ([DIGITS, "--mode=trian"], "should be one of <train|eval|inspect>"),
         ([DIGITS, "--wrkdir=x"], "Did you mean: workdir"),
         ([], "--config=FILE is missing"),
+        (["--mode=eval", "--config.batch_size=8"], "needs --config=FILE before it"),
+        ([DIGITS, "--config.batch_size=0"], "--config.batch_size=0 is too small; use at least 1"),
+        ([DIGITS, "--config.keep_checkpoints=1"], "--config.keep_checkpoints=1 is too small; use at least 2"),
+        ([DIGITS, "--config.optimizer.no_decay=("], "missing ), unterminated subpattern"),
+        ([DIGITS, "--config.data.num_classes=9"], "digits has 10 classes"),
+        ([DIGITS, "--config.best_metric=eval_top1"], "unknown best_metric 'eval_top1'; did you mean top1"),
         ([DIGITS, "--config.model=acmix_resnet14"], "did you mean acmix_resnet14_stem1"),
         ([DIGITS, "--config.model=acmix_resnet50"], "8x8 pixels are too small"),
         ([DIGITS, "--config.batch_size=60"], "not divisible by the 8 devices; set --config.batch_size=56 or 64"),
         ([DIGITS, "--config.dtype=float23"], "unknown dtype 'float23'; did you mean float32"),
         ([DIGITS, "--config.data.source=fashion_mnist", "--config.data.dir=nowhere"], "dataset-fashion-mnist"),
         (["--mode=inspect"], "cannot read"),
-        ([DIGITS, "--mode=eval"], "no checkpoint 'latest'"),
+        ([DIGITS, "--mode=eval"], "is '{run}' the --workdir of a run?"),
     ],
 )
 def test_mistakes_end_with_one_line(arguments, message, tmp_path):
     code, error = main(*arguments, f"--workdir={tmp_path / 'run'}")
     assert code == 1
-    assert message in error
+    assert message.format(run=tmp_path / "run") in error
     assert "Traceback" not in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_bucket_is_not_taken_for_a_folder():
+    code, error = main(DIGITS, "--workdir=gs://bucket/run")
+    assert code == 1
+    assert error == "error: --workdir=gs://bucket/run is no folder of this machine; set --workdir=DIR\n"
 
 
 def test_a_workdir_that_cannot_be_written_is_named(tmp_path):

@@ -46,5 +46,7 @@ def test_fields_of_the_layer_reach_every_block():
 
 
 def test_a_plain_model_takes_no_fields_of_the_layer():
-    with pytest.raises(TypeError, match="use acmix_resnet50"):
+    with pytest.raises(UserError, match="use acmix_resnet50"):
         acmix_jax.create_model("resnet50", paths="attention")
+    with pytest.raises(UserError, match="did you mean window_size"):
+        acmix_jax.create_model("acmix_resnet50", windowsize=5)

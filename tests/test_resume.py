@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STEPS = 150
+STEPS = 200
 
 
 def start(workdir):
@@ -58,24 +58,29 @@ def uninterrupted(tmp_path_factory):
 
 
 def test_killed_at_any_moment(uninterrupted, tmp_path):
-    """Three kills in the middle of a save, and three at random moments of training or starting up."""
-    kills = 0
+    """Three kills in the middle of a save, and four at random moments of training or starting up."""
+    seed = time.time_ns()
+    print("moments drawn with seed", seed)
+    draw = random.Random(seed)
+    kills = halves = 0
     for moment in ("save", "any", "save", "any", "save", "start", "any"):
         process = start(tmp_path)
         before = saved(tmp_path)
         if moment == "start":
-            time.sleep(random.uniform(0, 4))
+            time.sleep(draw.uniform(0, 4))
         else:
             wait_for(lambda before=before: saved(tmp_path) - before, process)
             if moment == "save":
                 wait_for(lambda: list((tmp_path / "checkpoints").glob("*tmp*")), process)
-                time.sleep(random.uniform(0, 0.03))
+                time.sleep(draw.uniform(0, 0.03))
             else:
-                time.sleep(random.uniform(0, 0.8))
+                time.sleep(draw.uniform(0, 0.3))
         process.kill()
         end(process)
         kills += process.returncode == -signal.SIGKILL
+        halves += bool(list((tmp_path / "checkpoints").glob("*tmp*")))
     assert kills >= 5, "the run ended before it could be killed"
+    assert halves, "no kill left half a checkpoint behind"
     process = start(tmp_path)
     output = end(process)
     assert process.returncode == 0, output

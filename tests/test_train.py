@@ -1,17 +1,14 @@
-import json
-
 import jax
 import numpy as np
 import pytest
 
+from acmix_jax import workdir
 from acmix_jax.analysis.inspection import inspect_checkpoint
+from acmix_jax.checkpoint import Checkpoints
 from acmix_jax.errors import UserError
 from acmix_jax.evaluate import evaluate_checkpoint
+from acmix_jax.metrics_writer import read_metrics
 from acmix_jax.train import train
-
-
-def metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +22,7 @@ def finished(tmp_path_factory, short_config):
 
 def test_learns_and_records(finished):
     _, folder, state = finished
-    rows = metrics(folder)
+    rows = read_metrics(folder)
     assert [row["step"] for row in rows] == list(range(1, 13))
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.05
     assert rows[-1]["eval_examples"] == 360
@@ -39,7 +36,7 @@ def test_learns_and_records(finished):
 def test_eight_devices_compute_what_one_does(finished, tmp_path):
     config, folder, state = finished
     parallel = train(config, tmp_path, jax.devices())
-    one, eight = ([row["loss"] for row in metrics(path)] for path in (folder, tmp_path))
+    one, eight = ([row["loss"] for row in read_metrics(path)] for path in (folder, tmp_path))
     np.testing.assert_allclose(eight, one, atol=1e-5)
     assert len(parallel.params["head"]["kernel"].sharding.device_set) == 8
     for a, b in zip(jax.tree.leaves(parallel.model_state), jax.tree.leaves(state.model_state), strict=True):
@@ -57,7 +54,7 @@ def test_a_finished_run_stays_as_it_is(finished, capsys):
 
 def test_a_checkpoint_evaluates_as_the_run_did(finished):
     config, folder, _ = finished
-    last = metrics(folder)[-1]
+    last = read_metrics(folder)[-1]
     words = f"at step 12: top-1 {last['eval_top1']:.2f} %, top-5 {last['eval_top5']:.2f} % of 360 images"
     assert words in evaluate_checkpoint(config, folder, "latest")
 
@@ -66,7 +63,7 @@ def test_inspection_shows_the_learned_values(finished):
     config, folder, _ = finished
     assert "at step 12, 4 ACmix layers" in inspect_checkpoint(config, folder, "best")
     rows = (folder / "alpha_beta.csv").read_text().splitlines()
-    assert rows[1].startswith(f"1,stage1_block1,{metrics(folder)[-1]['alpha/stage1_block1']}")
+    assert rows[1].startswith(f"1,stage1_block1,{read_metrics(folder)[-1]['alpha/stage1_block1']}")
     for picture in ("alpha_beta.png", "curves.png"):
         assert (folder / picture).stat().st_size > 10_000
 
@@ -74,7 +71,7 @@ def test_inspection_shows_the_learned_values(finished):
 def test_bfloat16_learns(config, tmp_path):
     config.dtype = "bfloat16"
     state = train(config, tmp_path, jax.devices()[:1])
-    rows = metrics(tmp_path)
+    rows = read_metrics(tmp_path)
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.02
     assert {leaf.dtype.name for leaf in jax.tree.leaves((state.params, state.opt_state))} <= {"float32", "int32"}
 
@@ -107,9 +104,11 @@ def test_the_host_reads_no_device_value_between_logs(config, tmp_path, monkeypat
 def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
     config.optimizer.learning_rate = 1e12
     config.checkpoint_every = 1
-    with pytest.raises(UserError, match=r"(loss|grad_norm) is (nan|inf) at step \d+; .*learning_rate"):
+    with pytest.raises(UserError, match=r"(loss|grad_norm|state_norm) is (nan|inf) at step \d+; .*learning_rate"):
         train(config, tmp_path, jax.devices()[:1])
-    assert "at step" in evaluate_checkpoint(config, tmp_path, "latest")
+    with Checkpoints(tmp_path / "checkpoints", config.best_metric, read_only=True) as checkpoints:
+        _, variables = checkpoints.read_variables("latest")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
 
 
 def test_a_folder_holds_one_config(finished):
@@ -120,6 +119,17 @@ def test_a_folder_holds_one_config(finished):
     other.optimizer.learning_rate = 0.3
     with pytest.raises(UserError, match=r"another config \(optimizer.learning_rate: 0.0005 -> 0.3\)"):
         train(other, folder, jax.devices()[:1])
+
+
+def test_looking_needs_the_config_of_the_run(finished):
+    config, folder, _ = finished
+    assert workdir.config_to_look_with(folder, None).acmix == config.acmix
+    other = config.copy_and_resolve_references()
+    other.batch_size = 360  # an evaluation may choose its own
+    assert workdir.config_to_look_with(folder, other) is other
+    other.acmix.window_size = 3
+    with pytest.raises(UserError, match=r"acmix.window_size: 7 -> 3"):
+        workdir.config_to_look_with(folder, other)
 
 
 def test_a_batch_that_does_not_divide_is_refused(config, tmp_path):

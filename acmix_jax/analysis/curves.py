@@ -1,15 +1,15 @@
 """How a run went: loss and accuracy by step, from its metrics.jsonl."""
 
-import json
 from pathlib import Path
+
+from acmix_jax.metrics_writer import read_metrics
 
 
 def write(title: str, folder: Path) -> Path | None:
     """Draws curves.png of the run in `folder` and returns its path; None if nothing was logged yet."""
     from matplotlib.figure import Figure
 
-    log, picture = folder / "metrics.jsonl", folder / "curves.png"
-    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    rows, picture = read_metrics(folder), folder / "curves.png"
     if not rows:
         return None
     figure = Figure(figsize=(9, 3.6), layout="constrained")

@@ -81,13 +81,14 @@ class ResNet(nn.Module):
         """`[B, H, W, 3]` to {"c2", "c3", "c4", "c5"}, `[B, H / s, W / s, C]` with s = 1, 2, 4, 8 times the stem's.
 
         Raises:
-          UserError: the last map would have to be smaller than one pixel.
+          UserError: images smaller than the stride of c5; most of each window would be reflection.
         """
         smallest = 8 * STEM_STRIDES[self.variant.stem]
         if min(images.shape[1:3]) < smallest:
             raise UserError(
                 f"images of {images.shape[1]}x{images.shape[2]} pixels are too small for this ResNet, which needs at "
-                f"least {smallest}x{smallest}; use larger images, or a model named *_stem1 (from 8x8) or *_stem2"
+                f"least {smallest}x{smallest}; use larger images, or a model for small ones: *_stem1 from 8x8, "
+                "*_stem2 from 16x16"
             )
         norm = nn.BatchNorm(
             use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name="stem_norm"

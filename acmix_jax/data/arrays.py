@@ -10,6 +10,11 @@ class ArraySource:
         """Takes images uint8 `[N, H, W, C]` and labels `[N]`."""
         self._images, self._labels = images, labels.astype(np.int32)
 
+    @property
+    def num_classes(self) -> int:
+        """One more than the largest label."""
+        return int(self._labels.max()) + 1
+
     def __len__(self) -> int:
         return len(self._labels)
 

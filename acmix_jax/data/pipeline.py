@@ -13,17 +13,25 @@ import numpy as np
 
 from acmix_jax.data import augment, digits, fashion_mnist
 from acmix_jax.data.tfds import TfdsSource
-from acmix_jax.errors import check_choice
+from acmix_jax.errors import UserError, check_choice
 
 SOURCES = {"digits": digits.load, "fashion_mnist": fashion_mnist.load}
 
 
 def open_source(config, split: str):
-    """The random-access examples of `config.source` ("digits", "fashion_mnist", "tfds:NAME"), "train" or "test"."""
+    """The random-access examples of `config.source` ("digits", "fashion_mnist", "tfds:NAME"), "train" or "test".
+
+    Raises:
+      UserError: unknown source, absent files, or more classes than `config.num_classes`.
+    """
     if config.source.startswith("tfds:"):
-        return TfdsSource(config.source.removeprefix("tfds:"), split, config.dir)
-    check_choice("data source", config.source, [*SOURCES, "tfds:NAME"])
-    return SOURCES[config.source](split, config.dir)
+        source = TfdsSource(config.source.removeprefix("tfds:"), split, config.dir)
+    else:
+        check_choice("data source", config.source, [*SOURCES, "tfds:NAME"])
+        source = SOURCES[config.source](split, config.dir)
+    if source.num_classes > config.num_classes:
+        raise UserError(f"{config.source} has {source.num_classes} classes; set --config.data.num_classes to that")
+    return source
 
 
 def train_batches(source, config, batch_size: int, seed: int) -> grain.DatasetIterator:

@@ -21,9 +21,14 @@ class TfdsSource:
         except (tfds.core.DatasetNotFoundError, AssertionError, KeyError, NotImplementedError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(
-                f"TFDS cannot open {name!r} ({reason}); prepare it once with: "
-                f"tfds build {name} --file_format=array_record --data_dir=FOLDER, and set --config.data.dir=FOLDER"
+                f"TFDS cannot open {name!r} ({reason}); prepare it once, where TensorFlow is installed: "
+                f"tfds build {name} --file_format=array_record --data_dir=FOLDER; then set --config.data.dir=FOLDER"
             ) from error
+
+    @property
+    def num_classes(self) -> int:
+        """As TFDS' description says."""
+        return self._source.dataset_info.features["label"].num_classes
 
     def __len__(self) -> int:
         return len(self._source)

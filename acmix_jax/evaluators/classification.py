@@ -12,6 +12,9 @@ class ClassificationEvaluator:
       batches: the evaluation set, with "label" `[B]` and "mask" `[B]`; iterated once per evaluation.
     """
 
+    keys = ("label", "mask")
+    metrics = ("top1", "top5")
+
     def __init__(self, batches: Iterable[dict[str, np.ndarray]]):
         self.batches = batches
         self.reset()

@@ -22,7 +22,7 @@ class Task(Protocol):
         """Fresh variables for batches of this shape."""
 
     def loss(self, variables: Variables, batch: Batch, rngs: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
-        """Training loss, with (metrics by name, changed collections such as batch_stats)."""
+        """Training loss, with (metrics by name, "loss" among them; changed collections, as batch_stats)."""
 
     def predict(self, variables: Variables, batch: Batch) -> Any:
         """What the task's evaluator takes, for each row of the batch."""

@@ -22,6 +22,8 @@ GOLDEN = {  # stride: sum, sum of absolute values, [1, 5, 2, 1] and [1, 15, -1, 
     2: (0.475321183101874, 7.600599065118053, -0.018203478448932484, -0.028212255721930205),
 }
 
+GOLDEN_START = {1: (0.02175458, 0.02178051, 0.02192842), 2: (0.02175458, 0.02192842, 0.02253437)}  # [0, 0, 0, :3]
+
 
 def released_parameters():
     t = {
@@ -51,7 +53,8 @@ def test_equals_the_released_layer(stride, attention_form, shift_form):
         layer = acmix_jax.ACmix(16, stride=stride, attention=attention, shift_form=shift_form, dtype=jnp.float64)
         out = np.asarray(jax.jit(layer.apply)({"params": released_parameters()}, x)).transpose(0, 3, 1, 2)
         found = (out.sum(), np.abs(out).sum(), out[1, 5, 2, 1], out[1, 15, -1, -1])
-        np.testing.assert_allclose(found, GOLDEN[stride], atol=1e-9)
+        np.testing.assert_allclose(found, GOLDEN[stride], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(out[0, 0, 0, :3], GOLDEN_START[stride], rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (7, 9), (5, 5), (2, 3), (1, 1)])
@@ -66,16 +69,26 @@ def test_any_size_gives_the_size_of_a_convolution(shape, fields):
     assert np.isfinite(out).all()
 
 
-@pytest.mark.parametrize("fields", [{"stride": 2}, {"dilation": 2}])
-def test_moving_the_input_moves_the_output(fields):
-    """Stride and dilation mean the same for both paths: far from the border the layer commutes with translation."""
-    x = jnp.zeros((1, 41, 41, 4)).at[:, 18:23, 18:23].set(jax.random.normal(jax.random.key(0), (1, 5, 5, 4)))
-    layer = acmix_jax.ACmix(8, attention=partial(LocalAttention, window_size=3, position=False), **fields)
-    out, variables = jax.jit(layer.init_with_output)(jax.random.key(1), x)
-    moved = jax.jit(layer.apply)(variables, jnp.roll(x, (2, -2), axis=(1, 2)))
-    step = 2 // fields.get("stride", 1)
-    inner = slice(5, 16) if "stride" in fields else slice(10, 31)
-    np.testing.assert_allclose(jnp.roll(moved, (-step, step), (1, 2))[:, inner, inner], out[:, inner, inner], atol=1e-5)
+@pytest.mark.parametrize("paths", ["attention", "convolution"])
+@pytest.mark.parametrize(
+    ("fields", "rows"),
+    [
+        ({}, {19, 20, 21}),
+        ({"dilation": 2}, {18, 20, 22}),
+        ({"stride": 2}, {10}),
+        ({"stride": 3}, {7}),
+        ({"stride": 2, "dilation": 2}, {9, 10, 11}),
+    ],
+)
+def test_one_pixel_reaches_the_same_outputs_on_both_paths(paths, fields, rows):
+    """Output row i sees input rows stride * i + dilation * (-1, 0, 1): both windows are three wide here."""
+    attention = partial(LocalAttention, window_size=3)
+    layer = acmix_jax.ACmix(8, paths=paths, attention=attention, **fields)
+    x = jax.random.normal(jax.random.key(0), (1, 41, 41, 4))
+    before, variables = jax.jit(layer.init_with_output)(jax.random.key(1), x)
+    after = jax.jit(layer.apply)(variables, x.at[0, 20, 20].add(3.0))
+    changed = np.argwhere(np.abs(after - before).max(axis=-1)[0] > 1e-4)
+    assert {tuple(place) for place in changed.tolist()} == {(i, j) for i in rows for j in rows}
 
 
 def test_paths_add_up():
