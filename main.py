@@ -15,7 +15,6 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "To evaluate or inspect
 
 
 def main(_) -> None:
-    """Runs the mode."""
     logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
     config, folder = CONFIG.value, Path(WORKDIR.value).absolute()
     try:

@@ -2,7 +2,7 @@
 
 python main.py --config=configs/digits.py --workdir=runs/digits
 
-Expected: 98.9 % top-1 on the 360 test images, in about 75 s on two CPU cores.
+Expected: 98.9 % top-1 on the 360 test images, in about a minute on two CPU cores.
 """
 
 from configs import common
