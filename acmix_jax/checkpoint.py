@@ -5,8 +5,13 @@ best one are kept. A checkpoint becomes visible only when it is complete, so a r
 from the one before; a run that finds its newest one damaged (truncated, flipped bits) sets it aside with a warning.
 """
 
+import contextlib
+import gc
+import logging
 import sys
 import time
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +98,10 @@ class Checkpoints:
         damaged = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                restored = self._verified(step, state, data)
+                with _abandoned_reads_unheard():
+                    restored = self._verified(step, state, data)
             except Exception as error:  # Orbax raises many types for files that it cannot read
-                damaged[step] = str(error).strip().partition("\n")[0] or type(error).__name__
+                damaged[step] = _reason(error)
                 continue
             for newer, reason in damaged.items():
                 self._set_aside(newer, f"{reason}; continuing from checkpoint {step}")
@@ -127,7 +133,7 @@ class Checkpoints:
                 arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
                 restored = reader.restore(folder, ocp.args.PyTreeRestore(wanted, arguments, partial_restore=True))
         except Exception as error:
-            raise UserError(f"cannot read {folder} ({str(error).strip().partition(chr(10))[0]})") from error
+            raise UserError(f"cannot read {folder} ({_reason(error)})") from error
         return int(step), {"params": restored["params"], **restored["model_state"]}
 
     def __enter__(self) -> "Checkpoints":
@@ -156,10 +162,9 @@ class Checkpoints:
         return restored.state
 
     def _cannot_write(self, error):
-        reason = str(error).strip().partition("\n")[0][:300]
         return UserError(
-            f"cannot write a checkpoint in {self._directory} ({reason}); earlier ones are intact: free some space "
-            "there and start again"
+            f"cannot write a checkpoint in {self._directory} ({_reason(error)}); earlier ones are intact: "
+            "free some space there and start again"
         )
 
     def _set_aside(self, step, reason):
@@ -167,3 +172,26 @@ class Checkpoints:
         print(f"warning: checkpoint {step} is damaged: {reason}; it is now {folder}", file=sys.stderr)
         (self._directory / str(step)).rename(folder)
         self._manager.reload()
+
+
+def _reason(error: Exception) -> str:
+    """The first line of a message, without the pages of settings that TensorStore adds to it."""
+    line = str(error).strip().partition("\n")[0].partition(" [tensorstore_spec")[0]
+    return line if len(line) <= 300 else f"{line[:150]} ... {line[-150:]}"
+
+
+@contextlib.contextmanager
+def _abandoned_reads_unheard() -> Iterator[None]:
+    """Orbax abandons its other reads when one fails; Python would print a traceback for each when it collects them."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    asyncio_log = logging.getLogger("asyncio")
+    asyncio_log.disabled = True
+    try:
+        yield
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)  # they hold the reads
+        raise
+    finally:
+        gc.collect()
+        sys.unraisablehook = hook
+        asyncio_log.disabled = False

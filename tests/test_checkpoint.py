@@ -23,9 +23,6 @@ def state(value):
     return {"params": {"kernel": kernel}, "model_state": {"batch_stats": {"mean": kernel[0]}}, "step": jnp.int32(value)}
 
 
-leaves_coroutines = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-"""Orbax abandons its other reads when one fails; Python tells so when it collects them."""
-
 SHAPES = with_sharding(jax.eval_shape(lambda: state(0)), replicated(make_mesh(8)))
 
 
@@ -79,7 +76,6 @@ def values(folder):
     return [path for path in (folder / "state").rglob("*") if path.is_file() and path.parent.name == "d"]
 
 
-@leaves_coroutines
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, lambda path: path.unlink()])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, damage, capsys):
     for path in values(folder / "5"):
@@ -88,6 +84,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, damage, capsys
     warning = capsys.readouterr().err
     assert "checkpoint 5 is damaged" in warning
     assert "continuing from checkpoint 4" in warning
+    assert warning.count("\n") == 1
+    assert "Traceback" not in warning
     assert [path.name[:20] for path in folder.parent.iterdir() if path != folder] == ["damaged_checkpoint_5"]
     assert restore(folder)[0] == 4
     assert capsys.readouterr().err == ""
@@ -100,7 +98,6 @@ def test_wrong_values_are_noticed(folder, capsys, monkeypatch):
     assert "values are not those that were saved" in capsys.readouterr().err
 
 
-@leaves_coroutines
 def test_nothing_is_moved_if_all_are_unreadable(folder):
     for step in ("2", "4", "5"):
         for path in values(folder / step):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def uninterrupted(tmp_path_factory):
     process = start(workdir)
     output = end(process)
     assert process.returncode == 0, output
-    return result(workdir)
+    return workdir
 
 
 def test_killed_at_any_moment(uninterrupted, tmp_path):
@@ -84,7 +85,7 @@ def test_killed_at_any_moment(uninterrupted, tmp_path):
     process = start(tmp_path)
     output = end(process)
     assert process.returncode == 0, output
-    assert result(tmp_path) == uninterrupted
+    assert result(tmp_path) == result(uninterrupted)
     assert not list((tmp_path / "checkpoints").glob("*tmp*"))
 
 
@@ -101,4 +102,17 @@ def test_a_polite_signal_saves_first(uninterrupted, tmp_path, number, exit_code)
     if number == signal.SIGTERM:
         output = end(start(tmp_path))
         assert f"step {step} of {STEPS} done" in output
-        assert result(tmp_path)[0] == uninterrupted[0]
+        assert result(tmp_path)[0] == result(uninterrupted)[0]
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted, workdir)
+    for path in (workdir / "checkpoints" / str(STEPS) / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    output = end(start(workdir))
+    assert f"warning: checkpoint {STEPS} is damaged" in output
+    assert f"step {STEPS - 10} of {STEPS} done" in output
+    assert "Traceback" not in output
+    assert result(workdir)[0] == result(uninterrupted)[0]
