@@ -70,16 +70,14 @@ class Checkpoints:
         Raises:
           UserError: this or the previous save could not be written, for example because the disk is full.
         """
+        arguments = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(state),
+            data=grain.checkpoint.CheckpointSave(data),
+            check=ocp.args.JsonSave({"checksum": int(checksum(state))}),
+        )
         try:
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(state),
-                    data=grain.checkpoint.CheckpointSave(data),
-                    check=ocp.args.JsonSave({"checksum": int(checksum(state))}),
-                ),
-                metrics=metrics,
-            )
+            with _abandoned_work_unheard():
+                self._manager.save(step, args=arguments, metrics=metrics)
         except (OSError, ValueError) as error:  # of the file system, of TensorStore
             raise self._cannot_write(error) from error
 
@@ -98,7 +96,7 @@ class Checkpoints:
         damaged = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                with _abandoned_reads_unheard():
+                with _abandoned_work_unheard():
                     restored = self._verified(step, state, data)
             except Exception as error:  # Orbax raises many types for files that it cannot read
                 damaged[step] = _reason(error)
@@ -142,7 +140,8 @@ class Checkpoints:
     def __exit__(self, *_) -> None:
         """Waits until everything is written."""
         try:
-            self._manager.wait_until_finished()
+            with _abandoned_work_unheard():
+                self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
             raise self._cannot_write(error) from error
         finally:
@@ -181,17 +180,17 @@ def _reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _abandoned_reads_unheard() -> Iterator[None]:
-    """Orbax abandons its other reads when one fails; Python would print a traceback for each when it collects them."""
+def _abandoned_work_unheard() -> Iterator[None]:
+    """When a read or write fails, Orbax abandons the others, and Python would print a traceback for each of them."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     asyncio_log = logging.getLogger("asyncio")
     asyncio_log.disabled = True
     try:
         yield
     except Exception as error:
-        traceback.clear_frames(error.__traceback__)  # they hold the reads
+        traceback.clear_frames(error.__traceback__)  # they hold the abandoned work
+        gc.collect()
         raise
     finally:
-        gc.collect()
         sys.unraisablehook = hook
         asyncio_log.disabled = False

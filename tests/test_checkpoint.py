@@ -107,6 +107,7 @@ def test_nothing_is_moved_if_all_are_unreadable(folder):
     assert [path.name for path in folder.parent.iterdir()] == ["checkpoints"]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of writes that Orbax abandoned
 def test_a_full_disk_is_named_and_costs_no_earlier_checkpoint(folder):
     noise = state(0) | {"params": {"kernel": jax.random.normal(jax.random.key(0), (40, 50))}}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STEPS = 200
+STEPS = 180
 
 
 def start(workdir):
-    epochs = STEPS * 32 / 1437
+    epochs = STEPS * 16 / 1437
     command = [
-        sys.executable, "main.py", "--config=configs/digits.py", f"--workdir={workdir}", "--config.batch_size=32",
-        f"--config.num_epochs={epochs}", "--config.eval_every=50", "--config.checkpoint_every=10",
-        "--config.log_every=10",
+        sys.executable, "main.py", "--config=configs/digits.py", f"--workdir={workdir}", "--config.batch_size=16",
+        f"--config.num_epochs={epochs}", "--config.eval_every=60", "--config.checkpoint_every=10",
+        "--config.log_every=10", "--config.optimizer.learning_rate=0.01",
     ]  # fmt: skip
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
