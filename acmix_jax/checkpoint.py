@@ -49,7 +49,6 @@ class Checkpoints:
 
     def __init__(self, directory: Path, best: str, keep: int = 2, read_only: bool = False):
         self._directory = directory
-        self._read_only = read_only
         policies = [
             checkpoint_managers.LatestN(keep),
             checkpoint_managers.BestN(

@@ -44,7 +44,7 @@ def create_model(name: str, num_classes: int = 1000, dtype: Any = jnp.float32, *
 
 
 def _acmix(window_size: int = 7, **fields: Any):
-    """ACmix as the released ResNet sets it up: 4 heads, a 7x7 window, Kaiming initialisation (FACTS 1.2)."""
+    """ACmix as the released ResNet sets it up: 4 heads, a 7x7 window, Kaiming initialisation."""
     for name in fields:
         check_choice("field of ACmix", name, [*ACmix.__dataclass_fields__, "window_size"])
     attention = partial(LocalAttention, window_size=window_size)

@@ -10,7 +10,7 @@ import optax
 
 
 def learning_rate_schedule(config, total_steps: int, steps_per_epoch: float) -> Callable[[int], jax.Array]:
-    """Linear from `warmup_start` times the peak over `warmup_epochs`, then a cosine to zero (FACTS 4, ResNet)."""
+    """Linear from `warmup_start` times the peak over `warmup_epochs`, then a cosine to zero (the released ResNet)."""
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total_steps)
     peak = config.learning_rate
     return optax.join_schedules(

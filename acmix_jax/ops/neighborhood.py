@@ -19,7 +19,7 @@ _NEVER = -1e30  # stands for log(0); finite, so that adding two of them gives no
 
 
 def position_map(height: int, width: int, dtype=jnp.float32) -> jax.Array:
-    """Coordinates of every pixel, `[H, W, 2]`: first x, then y, each from -1 to 1 (FACTS 1.2: `position`)."""
+    """Coordinates of every pixel, `[H, W, 2]`: first x, then y, each from -1 to 1 (the released `position`)."""
     y, x = jnp.meshgrid(jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width), indexing="ij")
     return jnp.stack([x, y], axis=-1).astype(dtype)
 

@@ -13,7 +13,7 @@ from acmix_jax.tasks.base import Batch, Variables
 
 
 def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
-    """1 - s for the true class and s / (K - 1) for each other one (FACTS 4), float32 `[B, K]` from int `[B]`."""
+    """1 - s for the true class and s / (K - 1) for each other (as released), float32 `[B, K]` from int `[B]`."""
     others = smoothing / (num_classes - 1)
     return jax.nn.one_hot(labels, num_classes) * (1 - smoothing - others) + others
 

@@ -26,7 +26,7 @@ def test_shift_kernel_shifts_and_sums(form, stride, kernel_size, dilation):
 
 
 def test_a_tap_comes_from_its_own_side():
-    """Tap 0 of nine looks up and to the left, tap 8 down and to the right (FACTS 1.1)."""
+    """Tap 0 of nine looks up and to the left, tap 8 down and to the right (paper, figure 3)."""
     taps = jnp.zeros((1, 3, 3, 1, 9)).at[0, 0, 0, 0, 0].set(1).at[0, 2, 2, 0, 8].set(10)
     assert shift.shift_and_sum(taps)[0, :, :, 0].tolist() == [[0, 0, 0], [0, 11, 0], [0, 0, 0]]
 
