@@ -14,6 +14,8 @@ _LOWEST = {  # field: smallest value that makes sense
     "eval_every": 0,
     "checkpoint_every": 0,
     "label_smoothing": 0.0,
+    "drop_path": 0.0,
+    "dropout": 0.0,
     "data.num_classes": 2,
     "data.shift": 0,
     "data.threads": 1,
@@ -31,7 +33,7 @@ def check_config(config: Any) -> None:
         value = config
         for part in field.split("."):
             value = value[part]
-        if value < lowest:
+        if value is not None and value < lowest:
             raise UserError(f"--config.{field}={value} is too small; use at least {lowest}")
     if config.num_epochs == 0:
         raise UserError("--config.num_epochs=0 trains nothing; use a larger number, parts of an epoch count too")

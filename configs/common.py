@@ -1,6 +1,7 @@
 """Every field that a config has, with its default. Values are plain numbers, strings and lists."""
 
 import ml_collections
+from ml_collections import config_dict
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -10,10 +11,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.dtype = "float32"  # of the computation: float32 or bfloat16; parameters stay in float32
     config.seed = 0  # of initialisation, shuffling and augmentation
 
+    config.drop_path = config_dict.placeholder(float)  # of Swin and PVT; None for the model's own rate
+    config.dropout = 0.0  # of Swin and PVT
+
     config.acmix = ml_collections.ConfigDict()  # read by models named acmix_* only
     config.acmix.paths = "both"  # both, attention, convolution
-    config.acmix.num_heads = 4
-    config.acmix.window_size = 7  # of the attention, in pixels; odd
+    config.acmix.num_heads = config_dict.placeholder(int)  # ResNet only; None for the model's own, 4
+    config.acmix.window_size = config_dict.placeholder(int)  # of the attention, in pixels; None for the model's own
     config.acmix.kernel_size = 3  # of the convolution; odd
     config.acmix.shift_init = True  # start the convolution as shifts (the paper); False as the released ResNet does
 

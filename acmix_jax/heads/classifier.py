@@ -6,32 +6,44 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from acmix_jax.layers.weights import torch_bias, torch_default
+from acmix_jax.layers.blocks import layer_norm
+from acmix_jax.layers.weights import Initializer, torch_bias, torch_default
 
 
 class Classifier(nn.Module):
-    """Average of the last feature map, then one linear layer.
+    """One linear layer on a summary of the last feature map.
 
     Attributes:
-      backbone: module from images to {"c2", "c3", "c4", "c5"}.
+      backbone: module from images to {"c2", "c3", "c4", "c5"}, and "token" if it has a class token.
       num_classes: size of the output.
+      summary: "c5", averaged over the map, or "token".
+      norm_epsilon: of a LayerNorm on the summary's maps, before the average; None for no norm.
+      kernel_init, bias_init: of the linear layer; None is PyTorch's bias.
       dtype: type of the computation; logits are always float32.
     """
 
     backbone: nn.Module
     num_classes: int
+    summary: str = "c5"
+    norm_epsilon: float | None = None
+    kernel_init: Initializer = torch_default
+    bias_init: Initializer | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Images float `[B, H, W, 3]` to logits float32 `[B, num_classes]`."""
-        pooled = self.features(images, train)["c5"].mean(axis=(1, 2))
+        x = self.backbone(images, train)[self.summary]
+        if self.norm_epsilon is not None:
+            x = layer_norm(self.norm_epsilon, dtype=self.dtype, name="norm")(x)
+        pooled = x.mean(axis=tuple(range(1, x.ndim - 1)))
+        bias_init = self.bias_init or torch_bias(pooled.shape[-1])
         head = nn.Dense(
-            self.num_classes, kernel_init=torch_default, bias_init=torch_bias(pooled.shape[-1]), dtype=self.dtype,
-            name="head",
-        )  # fmt: skip
+            self.num_classes, True, self.dtype, kernel_init=self.kernel_init, bias_init=bias_init, name="head"
+        )
         return head(pooled).astype(jnp.float32)
 
     def features(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """The backbone's maps by name, `[B, H / stride, W / stride, C]` each."""
-        return self.backbone(images, train)
+        maps = self.backbone(images, train)
+        return {name: maps[name] for name in ("c2", "c3", "c4", "c5")}

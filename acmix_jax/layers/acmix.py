@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from acmix_jax.errors import UserError, check_choice
 from acmix_jax.layers.attention import LocalAttention
-from acmix_jax.layers.weights import Initializer, Weights, torch_default
+from acmix_jax.layers.weights import Initializer, Weights, torch_bias, torch_default
 from acmix_jax.ops import shift
 
 PATHS = ("both", "attention", "convolution")
@@ -19,8 +19,9 @@ class ACmix(nn.Module):
     """`alpha * attention + beta * convolution` over the same projections q, k and v.
 
     Stage I projects x three times (1x1). Stage II aggregates the result as attention, and as a convolution: fc mixes
-    the 3 * num_heads pieces into kernel_size**2 maps, which are shifted and summed. A drop-in for a 3x3 convolution:
-    `[B, H, W, C]` to `[B, ceil(H / stride), ceil(W / stride), features]`.
+    the pieces (heads of q, k and v) into kernel_size**2 maps, which are shifted and summed. As it stands, a drop-in
+    for a 3x3 convolution: `[B, H, W, C]` to `[B, ceil(H / stride), ceil(W / stride), features]`. With another
+    attention kind and `paths="attention"`, it is the attention layer of SAN, Swin or PVT.
 
     Where the released PyTorch code crashes, this layer means: on odd sizes with a stride, output pixel (i, j) is
     centred on input pixel (stride * i, stride * j), in both paths; `dilation` spreads the attention window and the
@@ -29,16 +30,22 @@ class ACmix(nn.Module):
     with `dtype=bfloat16` the parameters and the softmax stay in float32.
 
     Attributes:
-      features: channels of the output, divisible by `num_heads`.
-      num_heads: heads of the attention, N in the paper.
-      attention: the attention kind: a module class or partial that takes stride, dilation, dtype, kernel_init, name.
+      features: channels of v and of the output, divisible by `num_heads`.
+      num_heads: heads of v, and of q and k too if `qk_heads` is None; N in the paper.
+      qk_heads: heads of q and of k, as wide as those of v; 1 in SAN.
+      attention: the attention kind: a module class or partial that takes dtype and name, and stride and dilation
+        where they are not 1.
       kernel_size: width of the convolution, odd (k_c in the paper).
+      reduction: k and v come from a map this much smaller, made by a strided convolution and LayerNorm (PVT). The
+        convolution path repeats them to the full size; fc acts on each pixel alone, so it mixes them before that.
+      project: a linear map after the attention, which the convolution path does not pass (Swin, PVT).
       paths: "both", or only "attention" or "convolution" (then without alpha and beta).
       shift_form: a form of ops/shift.py; None picks the fastest.
-      shift_init: start the convolution as shifts (the paper); False draws its kernel from `kernel_init`, which is
+      shift_init: start the convolution as shifts (the paper); False draws its kernel from `conv_init`, which is
         what the released ResNet does.
       fc_bias: gives fc a bias (the released Swin variant).
-      kernel_init: initialiser of the projections, fc and position kernels.
+      kernel_init, bias_init: initialisers of the linear maps; None is PyTorch's bias.
+      conv_init: initialiser of fc; None is `kernel_init`.
       dtype: type of the computation and the result.
 
     Channel order as in the released code: attention channel h * dim + j meets convolution channel j * num_heads + n.
@@ -49,70 +56,141 @@ class ACmix(nn.Module):
 
     features: int
     num_heads: int = 4
+    qk_heads: int | None = None
     attention: Callable[..., nn.Module] = LocalAttention
     kernel_size: int = 3
     stride: int = 1
     dilation: int = 1
+    reduction: int = 1
+    project: bool = False
     paths: str = "both"
     shift_form: str | None = None
     shift_init: bool = True
     fc_bias: bool = False
     kernel_init: Initializer = torch_default
+    bias_init: Initializer | None = None
+    conv_init: Initializer | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, tokens: jax.Array | None = None) -> Any:
+        """Mixes x `[B, H, W, C]` as described above.
+
+        `tokens` `[B, T, C]` have no place on the map (PVT's class token): the attention sees them, the convolution
+        does not. With them, the result is the pair (map, `[B, T, features]`).
+        """
         check_choice("paths", self.paths, PATHS)
         if self.features % self.num_heads:
             raise UserError(f"features={self.features} is not divisible by num_heads={self.num_heads}")
+        if tokens is not None and self.paths == "convolution":
+            raise UserError("paths='convolution' leaves the class token without input; use attention or both")
         x = x.astype(self.dtype)
-        qkv, qkv_bias = Weights((x.shape[-1], 3 * self.features), self._init_each_projection, name="qkv")()
-        if self.paths == "attention":
-            return self._attend(x, qkv, qkv_bias)
-        if self.paths == "convolution":
-            return self._convolve(x, qkv, qkv_bias)
+        qkv = Weights((x.shape[-1], sum(self._widths)), self._init_each_projection, self.bias_init, name="qkv")()
+        with jax.named_scope("stage1"):
+            queries, keys_values = self._project_map(x, *qkv)
+            if tokens is not None:
+                tokens = self._project(tokens.astype(self.dtype), *qkv)
+        outputs = []
+        if self.paths != "convolution":
+            with jax.named_scope("stage2_attention"):
+                outputs.append(self._attend(queries, keys_values, tokens))
+        if self.paths != "attention":
+            with jax.named_scope("stage2_convolution"):
+                outputs.append(self._convolve(x, queries, keys_values, *qkv))
+        if self.paths != "both":
+            return outputs[0]
         alpha = self.param("alpha", nn.initializers.constant(0.5), ())
         beta = self.param("beta", nn.initializers.constant(0.5), ())
-        mixed = alpha * self._attend(x, qkv, qkv_bias) + beta * self._convolve(x, qkv, qkv_bias)
-        return mixed.astype(self.dtype)
+        attended, convolved = outputs
+        if tokens is None:
+            return (alpha * attended + beta * convolved).astype(self.dtype)
+        attended, tokens = attended
+        return (alpha * attended + beta * convolved).astype(self.dtype), (alpha * tokens).astype(self.dtype)
+
+    @property
+    def _heads(self):
+        """Heads of q, k and v: the pieces of Stage I."""
+        qk_heads = self.num_heads if self.qk_heads is None else self.qk_heads
+        return qk_heads, qk_heads, self.num_heads
+
+    @property
+    def _widths(self):
+        """Channels of q, k and v."""
+        return tuple(heads * (self.features // self.num_heads) for heads in self._heads)
 
     def _init_each_projection(self, key, shape, dtype=jnp.float32):
-        """q, k and v are three convolutions to the initialiser, whose fan-out is one of them."""
-        parts = [self.kernel_init(k, (shape[0], shape[1] // 3), dtype) for k in jax.random.split(key, 3)]
+        """q, k and v are three maps to the initialiser, whose fan-out is one of them."""
+        keys = jax.random.split(key, 3)
+        parts = [self.kernel_init(k, (shape[0], width), dtype) for k, width in zip(keys, self._widths, strict=True)]
         return jnp.concatenate(parts, axis=1)
 
-    def _project(self, x, qkv, qkv_bias):
-        """Stage I: `[B, H, W, 3 * num_heads, dim]`, the heads of q, then of k, then of v."""
-        projected = x @ qkv.astype(self.dtype) + qkv_bias.astype(self.dtype)
-        return projected.reshape(*x.shape[:3], 3 * self.num_heads, -1)
+    def _project(self, x, kernel, bias):
+        """Stage I for `[..., C]`: the pieces `[..., pieces, dim]`, heads of q, then of k, then of v."""
+        projected = x @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        return projected.reshape(*x.shape[:-1], -1, self.features // self.num_heads)
 
-    def _attend(self, x, qkv, qkv_bias):
-        q, k, v = jnp.split(self._project(x, qkv, qkv_bias), 3, axis=3)
-        out = self.attention(
-            stride=self.stride, dilation=self.dilation, kernel_init=self.kernel_init, dtype=self.dtype,
-            name="attention",
-        )(q, k, v)  # fmt: skip
-        return out.reshape(*out.shape[:3], self.features)
+    def _project_map(self, x, kernel, bias):
+        """The pieces of q `[B, H, W, heads, dim]`, and those of k and v, on their coarser grid if there is one."""
+        if self.reduction == 1:
+            return jnp.split(self._project(x, kernel, bias), [self._heads[0]], axis=3)
+        size, queries = (self.reduction, self.reduction), self._widths[0]
+        coarse = nn.Conv(
+            x.shape[-1], size, size, padding="VALID", bias_init=torch_bias(self.reduction**2 * x.shape[-1]),
+            kernel_init=torch_default, dtype=self.dtype, name="reduce",
+        )(x)  # fmt: skip
+        coarse = nn.LayerNorm(1e-5, use_fast_variance=False, dtype=self.dtype, name="reduce_norm")(coarse)
+        return (
+            self._project(x, kernel[:, :queries], bias[:queries]),
+            self._project(coarse, kernel[:, queries:], bias[queries:]),
+        )
 
-    def _convolve(self, x, qkv, qkv_bias):
+    def _attend(self, queries, keys_values, tokens):
+        keys, values = jnp.split(keys_values, [self._heads[1]], axis=3)
+        place = {name: getattr(self, name) for name in ("stride", "dilation") if getattr(self, name) != 1}
+        kind = self.attention(dtype=self.dtype, name="attention", **place)
+        if tokens is None:
+            return self._merge_heads(kind(queries, keys, values))[0]
+        split = [self._heads[0], self._heads[0] + self._heads[1]]
+        return self._merge_heads(*kind(queries, keys, values, tokens=jnp.split(tokens, split, axis=2)))
+
+    def _merge_heads(self, *outputs):
+        """`[..., heads, dim]` to `[..., features]`, and the linear map after it."""
+        outputs = tuple(out.reshape(*out.shape[:-2], self.features) for out in outputs)
+        if not self.project:
+            return outputs
+        proj = nn.Dense(
+            self.features, kernel_init=self.kernel_init, bias_init=self.bias_init or torch_bias(self.features),
+            dtype=self.dtype, name="proj",
+        )  # fmt: skip
+        return tuple(proj(out) for out in outputs)
+
+    def _convolve(self, x, queries, keys_values, qkv, qkv_bias):
         if self.kernel_size % 2 == 0:
             raise UserError(f"kernel_size={self.kernel_size} has no centre pixel; use an odd number")
-        form = self.shift_form or shift.fastest_form(self.features)
+        size, taps, pieces = self.kernel_size, self.kernel_size**2, sum(self._heads)
+        conv_init = self.conv_init or self.kernel_init
+        form = self.shift_form or shift.fastest_form(x.shape[-1], self.features, self.reduction)
         check_choice("shift_form", form, shift.FORMS)
-        size, taps, pieces = self.kernel_size, self.kernel_size**2, 3 * self.num_heads
 
         def shift_init(key, shape, dtype=jnp.float32):
             return shift.shift_kernel(size, self.features, dtype)
 
-        fc, fc_bias = Weights((pieces, taps), self.kernel_init, self.fc_bias, name="fc")()
+        fc, fc_bias = Weights((pieces, taps), conv_init, use_bias=self.fc_bias, name="fc")()
         kernel, _ = Weights(
-            (size, size, taps, self.features),
-            shift_init if self.shift_init else self.kernel_init, use_bias=False, name="shift",
+            (size, size, taps, self.features), shift_init if self.shift_init else conv_init, use_bias=False,
+            name="shift",
         )()  # fmt: skip
         place = {"stride": self.stride, "dilation": self.dilation}
         if form == "dense":
+            if self.reduction > 1:
+                raise UserError("shift_form='dense' needs q, k and v on one grid; use slices or group_conv")
             kernels = (qkv.reshape(x.shape[-1], pieces, -1), qkv_bias.reshape(pieces, -1), fc, fc_bias, kernel)
             return shift.dense_convolution(x, *kernels, **place)
         fc, fc_bias, kernel = jax.tree.map(lambda p: p.astype(self.dtype), (fc, fc_bias, kernel))
-        mixed = shift.mix_pieces(self._project(x, qkv, qkv_bias), fc, fc_bias)
+        if self.reduction == 1:
+            mixed = shift.mix_pieces(jnp.concatenate([queries, keys_values], axis=3), fc, fc_bias)
+        else:
+            coarse = shift.mix_pieces(keys_values, fc[self._heads[0] :], fc_bias)
+            mixed = shift.mix_pieces(queries, fc[: self._heads[0]])
+            mixed += shift.repeat_pixels(coarse, self.reduction, *x.shape[1:3])
         return shift.shift_convolution(mixed, kernel, form=form, **place)

@@ -1,4 +1,4 @@
-"""Parameters of a linear map, handed out as arrays, and the initialisers that PyTorch gives them.
+"""Parameters of a linear map, handed out as arrays, and the initialisers that the released networks give them.
 
 ACmix needs the arrays themselves, not the product: its second stage composes the kernels of its first.
 """
@@ -17,6 +17,9 @@ torch_default: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "
 kaiming_fan_out: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """`kaiming_normal_(mode="fan_out")`, which ResNet constructors give to every convolution."""
 
+normal_02: Initializer = nn.initializers.normal(0.02)
+"""`trunc_normal_(std=0.02)` of Swin and PVT: it cuts at -2 and 2, a hundred deviations away."""
+
 
 def torch_bias(fan_in: int) -> Initializer:
     """What PyTorch gives a bias: U(-1, 1) / sqrt(fan_in)."""
@@ -28,10 +31,14 @@ def torch_bias(fan_in: int) -> Initializer:
 
 
 class Weights(nn.Module):
-    """A kernel of the given shape and, with `use_bias`, a bias over its last axis (else None)."""
+    """A kernel of the given shape and, with `use_bias`, a bias over its last axis (else None).
+
+    `bias_init` None is PyTorch's default for this kernel.
+    """
 
     shape: Sequence[int]
     kernel_init: Initializer = torch_default
+    bias_init: Initializer | None = None
     use_bias: bool = True
 
     @nn.compact
@@ -39,5 +46,5 @@ class Weights(nn.Module):
         kernel = self.param("kernel", self.kernel_init, tuple(self.shape))
         if not self.use_bias:
             return kernel, None
-        fan_in = kernel.size // self.shape[-1]
-        return kernel, self.param("bias", torch_bias(fan_in), (self.shape[-1],))
+        bias_init = self.bias_init or torch_bias(kernel.size // self.shape[-1])
+        return kernel, self.param("bias", bias_init, (self.shape[-1],))

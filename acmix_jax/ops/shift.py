@@ -19,9 +19,9 @@ FORMS = ("dense", "slices", "group_conv")
 LARGEST_DENSE = 256  # features; beyond, nine slices cost less than a dense kernel (docs/performance.md)
 
 
-def fastest_form(features: int) -> str:
-    """The form to train with, for a layer with this many features."""
-    return "dense" if features <= LARGEST_DENSE else "slices"
+def fastest_form(in_features: int, features: int, reduction: int = 1) -> str:
+    """The form to train with, for a layer of these widths; a coarser grid of k and v rules out the dense kernel."""
+    return "dense" if max(in_features, features) <= LARGEST_DENSE and reduction == 1 else "slices"
 
 
 def shift_kernel(kernel_size: int, outputs: int, dtype=jnp.float32) -> jax.Array:
@@ -49,6 +49,17 @@ def mix_pieces(pieces, fc, fc_bias=None):
     """fc, the 1x1 mixing of the 3N pieces: `[B, H, W, 3N, dim]` with `[3N, k^2]` to taps `[B, H, W, dim, k^2]`."""
     taps = jnp.einsum("bhwsd,st->bhwdt", pieces, fc)
     return taps if fc_bias is None else taps + fc_bias
+
+
+def repeat_pixels(x, factor, height, width):
+    """Nearest upsampling: each pixel of `[B, h, w, ...]` becomes a block; the last ones go on to `height`, `width`."""
+    for axis, size in ((1, height), (2, width)):
+        blocks = jnp.expand_dims(x, axis + 1)
+        blocks = jnp.broadcast_to(blocks, (*blocks.shape[: axis + 1], factor, *blocks.shape[axis + 2 :]))
+        x = blocks.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+        beyond = [(0, size - x.shape[axis]) if i == axis else (0, 0) for i in range(x.ndim)]
+        x = jnp.pad(x, beyond, mode="edge")
+    return x
 
 
 def shift_convolution(taps, kernel, *, stride=1, dilation=1, form="slices"):

@@ -37,7 +37,10 @@ class Classification:
     def from_config(cls, config) -> "Classification":
         check_choice("dtype", config.dtype, ("float32", "bfloat16"))
         fields = config.acmix.to_dict() if config.model.startswith("acmix_") else {}
-        model = create_model(config.model, config.data.num_classes, jnp.dtype(config.dtype), **fields)
+        fields = {name: value for name, value in fields.items() if value is not None}
+        model = create_model(
+            config.model, config.data.num_classes, jnp.dtype(config.dtype), config.drop_path, config.dropout, **fields
+        )
         return cls(model, config.label_smoothing, tuple(config.data.mean), tuple(config.data.std))
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:

@@ -1,0 +1,124 @@
+"""Swin transformer (Liu et al., ICCV 2021) with its attention layer given from outside: Swin and Swin-ACmix alike.
+
+Any image size works: the image is padded to whole patches and each map to whole windows with zeros, as the released
+detection backbone does; a map smaller than the window has one window of its own size. A window is not shifted along
+an axis where one window covers the map. In a shifted block the mixing layer sees the rolled map, as released: the
+convolution of ACmix then meets a seam where the map was rolled, and zeros beyond the rolled border.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from acmix_jax.layers.attention import WindowAttention
+from acmix_jax.layers.blocks import Mlp, drop_path, drop_path_rates, layer_norm, patch_conv
+from acmix_jax.layers.weights import normal_02
+from acmix_jax.ops.window import pad_to_multiple
+
+
+class Variant(NamedTuple):
+    """The sizes of a Swin transformer."""
+
+    width: int  # channels of the first stage; doubles with each stage
+    depths: tuple[int, ...]  # blocks in each stage
+    num_heads: tuple[int, ...]
+    drop_path: float = 0.0  # of the last block; grows linearly from 0
+    patch_size: int = 4
+
+
+VARIANTS = {  # Liu et al., section 3.3; drop path from the released configurations
+    "swin_tiny": Variant(96, (2, 2, 6, 2), (3, 6, 12, 24), 0.2),
+    "swin_small": Variant(96, (2, 2, 18, 2), (3, 6, 12, 24), 0.3),
+    "swin_base": Variant(128, (2, 2, 18, 2), (4, 8, 16, 32), 0.5),
+    "swin_micro_patch2": Variant(32, (2, 1, 2, 1), (2, 4, 8, 16), patch_size=2),  # ours, for images of 8 to 64 pixels
+}
+
+
+class Block(nn.Module):
+    """Mixing layer on windows, then a perceptron, each with LayerNorm before it and a shortcut around it."""
+
+    num_heads: int
+    window_size: int
+    shifted: bool
+    mixer: Callable[..., nn.Module]
+    drop_path: float = 0.0
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        height, width, features = x.shape[1:]
+        window = tuple(min(self.window_size, size) for size in (height, width))
+        shift = tuple(self.window_size // 2 * (self.shifted and size > self.window_size) for size in (height, width))
+        attention = partial(WindowAttention, window_size=self.window_size, window=window, shift=shift)
+
+        y = pad_to_multiple(layer_norm(1e-5, dtype=self.dtype, name="norm1")(x), window)
+        y = jnp.roll(y, (-shift[0], -shift[1]), axis=(1, 2))
+        y = self.mixer(
+            features=features, num_heads=self.num_heads, attention=attention, dtype=self.dtype, name="mixer"
+        )(y)
+        y = jnp.roll(y, shift, axis=(1, 2))[:, :height, :width]
+        x = x + drop_path(nn.Dropout(self.dropout, deterministic=not train)(y), self.drop_path, train)
+
+        y = layer_norm(1e-5, dtype=self.dtype, name="norm2")(x)
+        y = Mlp(4 * features, self.dropout, self.dtype, name="mlp")(y, train)
+        return x + drop_path(y, self.drop_path, train)
+
+
+class PatchMerging(nn.Module):
+    """Every 2x2 pixels become one: `[B, H, W, C]` to `[B, ceil(H / 2), ceil(W / 2), 2 C]`."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        features = x.shape[-1]
+        x = pad_to_multiple(x, (2, 2))
+        x = jnp.concatenate([x[:, y::2, z::2] for z in (0, 1) for y in (0, 1)], axis=-1)  # rows first, as released
+        x = layer_norm(1e-5, dtype=self.dtype, name="norm")(x)
+        return nn.Dense(2 * features, use_bias=False, kernel_init=normal_02, dtype=self.dtype, name="reduction")(x)
+
+
+class Swin(nn.Module):
+    """Image to the feature maps of its four stages, without a norm on them.
+
+    Attributes:
+      variant: sizes, see VARIANTS.
+      mixer: makes the mixing layer, from keywords features, num_heads, attention (a kind), dtype and name.
+      window_size: width of the attention's windows.
+      drop_path: rate for the last block; None is the variant's own.
+      dropout: rate after the patch embedding, the mixing layers and in the perceptrons.
+      dtype: type of the computation; parameters stay in float32.
+    """
+
+    variant: Variant
+    mixer: Callable[..., nn.Module]
+    window_size: int = 7
+    drop_path: float | None = None
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """`[B, H, W, 3]` to {"c2", "c3", "c4", "c5"}, `[B, ceil(H / s), ceil(W / s), C]`, s = 1, 2, 4, 8 patches."""
+        variant = self.variant
+        x = pad_to_multiple(images.astype(self.dtype), (variant.patch_size,) * 2)
+        x = patch_conv(variant.width, variant.patch_size, self.dtype, images.shape[-1], name="patch_embed")(x)
+        x = layer_norm(1e-5, dtype=self.dtype, name="patch_norm")(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        rate = variant.drop_path if self.drop_path is None else self.drop_path
+        features = {}
+        for stage, rates in enumerate(drop_path_rates(rate, variant.depths)):
+            if stage > 0:
+                x = PatchMerging(self.dtype, name=f"stage{stage + 1}_merge")(x)
+            for block, block_rate in enumerate(rates):
+                x = Block(
+                    variant.num_heads[stage], self.window_size, block % 2 == 1, self.mixer, block_rate, self.dropout,
+                    self.dtype, name=f"stage{stage + 1}_block{block + 1}",
+                )(x, train)  # fmt: skip
+            features[f"c{stage + 2}"] = x
+        return features
