@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: quickstart test lint
+.PHONY: quickstart test parity lint
 
 quickstart: $(VENV)/.installed        ## train ACmix on scanned digits and look at what it learned
 	$(RUN) main.py --config=configs/digits.py --workdir=runs/digits
@@ -12,6 +12,9 @@ quickstart: $(VENV)/.installed        ## train ACmix on scanned digits and look 
 
 test: $(VENV)/.installed-test         ## the test suite
 	$(RUN) -m pytest -n auto --dist loadfile
+
+parity: $(VENV)/.installed-parity     ## our plain networks and files against those of PyTorch
+	$(RUN) -m pytest -n auto tests/parity/*.py
 
 lint: $(VENV)/.installed-test         ## style and docstrings
 	$(RUN) -m ruff check .
@@ -24,4 +27,8 @@ $(VENV)/.installed: requirements.txt
 
 $(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	touch $@
+
+$(VENV)/.installed-parity: $(VENV)/.installed-test requirements-parity.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-parity.txt
 	touch $@

@@ -80,6 +80,20 @@ class Checkpoints:
         except (OSError, ValueError) as error:  # of the file system, of TensorStore
             raise self._cannot_write(error) from error
 
+    def save_variables(self, step: int, variables: dict[str, Any]) -> None:
+        """Writes variables alone, for `read_variables`; a run cannot continue from them.
+
+        Raises:
+          UserError: they could not be written.
+        """
+        params, model_state = variables["params"], {k: v for k, v in variables.items() if k != "params"}
+        state = ocp.args.PyTreeSave({"params": params, "model_state": model_state})
+        try:
+            self._manager.save(step, args=ocp.args.Composite(state=state))
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise self._cannot_write(error) from error
+
     def restore(self, state: Any, data: grain.DatasetIterator) -> Any | None:
         """The newest intact checkpoint in the form of `state`, with `data` set to its place; None if there is none.
 
@@ -118,7 +132,8 @@ class Checkpoints:
           UserError: no such checkpoint, or it cannot be read.
         """
         steps = [str(step) for step in sorted(self._manager.all_steps())]
-        step = {"latest": self._manager.latest_step(), "best": self._manager.best_step()}.get(which, which)
+        named = {"latest": self._manager.latest_step, "best": self._manager.best_step}
+        step = named[which]() if which in named else which
         if str(step) not in steps:
             there = f"it has {', '.join(steps)}" if steps else "it has none; train first"
             raise UserError(f"no checkpoint {which!r} in {self._directory}; {there}")
@@ -126,7 +141,7 @@ class Checkpoints:
         try:
             with ocp.PyTreeCheckpointer() as reader:
                 saved = reader.metadata(folder).item_metadata.tree
-                wanted = {name: saved[name] for name in ("params", "model_state")}
+                wanted = {name: saved.get(name, {}) for name in ("params", "model_state")}
                 arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
                 restored = reader.restore(folder, ocp.args.PyTreeRestore(wanted, arguments, partial_restore=True))
         except Exception as error:

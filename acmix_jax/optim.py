@@ -8,6 +8,8 @@ import flax
 import jax
 import optax
 
+from acmix_jax.errors import check_choice
+
 
 def learning_rate_schedule(config, total_steps: int, steps_per_epoch: float) -> Callable[[int], jax.Array]:
     """Linear from `warmup_start` times the peak over `warmup_epochs`, then a cosine to zero (the released ResNet)."""
@@ -29,8 +31,16 @@ def decay_mask(params: Any, skip: str) -> Any:
 
 
 def make_optimizer(config, schedule: Callable[[int], jax.Array]) -> optax.GradientTransformation:
-    """SGD with momentum; decay joins the gradient before the momentum, as in PyTorch."""
-    return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, lambda params: decay_mask(params, config.no_decay)),
-        optax.sgd(schedule, config.momentum),
-    )
+    """SGD with momentum, where decay joins the gradient before the momentum as in PyTorch; or AdamW.
+
+    Raises:
+      UserError: unknown name.
+    """
+    check_choice("optimizer", config.name, ("sgd", "adamw"))
+
+    def mask(params):
+        return decay_mask(params, config.no_decay)
+
+    if config.name == "adamw":
+        return optax.adamw(schedule, weight_decay=config.weight_decay, mask=mask)
+    return optax.chain(optax.add_decayed_weights(config.weight_decay, mask), optax.sgd(schedule, config.momentum))

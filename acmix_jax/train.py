@@ -1,6 +1,7 @@
 """The one training loop. It knows tasks and evaluators, never which ones."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ import numpy as np
 import optax
 from clu import parameter_overview
 
-from acmix_jax import optim, sharding, workdir
+from acmix_jax import optim, sharding, warm_start, workdir
 from acmix_jax.analysis import alpha_beta
 from acmix_jax.checkpoint import Checkpoints
 from acmix_jax.data import pipeline
@@ -101,6 +102,8 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
         state = checkpoints.restore(shapes, batches)
         if state is None:
             state = init(key)
+            if config.init_from:
+                state = _start_from(Path(config.init_from), state, everywhere)
             print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
         start = int(state.step)
         progress = Progress(total, start, config.batch_size)
@@ -144,6 +147,15 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
                 raise StopRequested(step, stop.exit_code)
             progress.rate(step)
     return state
+
+
+def _start_from(folder: Path, state: TrainState, sharding_of_state: jax.sharding.Sharding) -> TrainState:
+    """The fresh state with the weights in `folder`; says what was taken."""
+    variables, words = warm_start.read_into(state.variables, folder)
+    print(f"init_from {words}", file=sys.stderr)
+    params = variables.pop("params")
+    params, model_state = jax.device_put((params, variables), sharding_of_state)
+    return state.replace(params=params, model_state=model_state)
 
 
 def _due(step: int, every: int) -> bool:

@@ -14,6 +14,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.drop_path = config_dict.placeholder(float)  # of Swin and PVT; None for the model's own rate
     config.dropout = 0.0  # of Swin and PVT
 
+    config.init_from = ""  # workdir or converted weights to start from; plain SAN, PVT, Swin weights suit acmix_* too
+
     config.acmix = ml_collections.ConfigDict()  # read by models named acmix_* only
     config.acmix.paths = "both"  # both, attention, convolution
     config.acmix.num_heads = config_dict.placeholder(int)  # ResNet only; None for the model's own, 4
@@ -35,11 +37,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_epochs = 1.0
     config.label_smoothing = 0.1
 
-    config.optimizer = ml_collections.ConfigDict()  # SGD with momentum
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.name = "sgd"  # sgd (with momentum) or adamw
     config.optimizer.learning_rate = 0.1  # the peak
     config.optimizer.warmup_epochs = 5.0  # linear up to the peak, then a cosine to zero
     config.optimizer.warmup_start = 0.25  # where the warm-up begins, as a part of the peak
-    config.optimizer.momentum = 0.9
+    config.optimizer.momentum = 0.9  # of sgd
     config.optimizer.weight_decay = 1e-4
     config.optimizer.no_decay = "(^|/)(alpha|beta)$"  # regular expression of parameters without weight decay
 

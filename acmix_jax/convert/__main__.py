@@ -1,0 +1,105 @@
+"""PyTorch weights to a folder for main.py, or back.
+
+python -m acmix_jax.convert --model=acmix_swin_tiny --checkpoint=FILE.pth --out=DIR
+python -m acmix_jax.convert --model=acmix_swin_tiny --checkpoint=DIR --out=FILE.pth
+
+DIR of the first command serves `main.py --mode=eval --config=... --workdir=DIR` and `--config.init_from=DIR`. DIR of
+the second one may also be the workdir of a run. Needs PyTorch: pip install torch.
+"""
+
+import argparse
+import hashlib
+import pickle
+import re
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from acmix_jax import workdir
+from acmix_jax.checkpoint import Checkpoints
+from acmix_jax.convert.state_dict import from_torch, to_torch
+from acmix_jax.errors import UserError
+from acmix_jax.models import family_of
+
+
+def import_weights(model: str, file: Path, folder: Path) -> str:
+    """Converts a PyTorch file into `folder`; says what it holds.
+
+    Raises:
+      UserError: the file cannot be read or is not one of `model`; the folder is in use or cannot be written.
+    """
+    variables = from_torch(model, _load(file))
+    num_classes = len(variables["params"]["head"]["bias"])
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    workdir.describe_weights(folder, {"model": model, "num_classes": num_classes, "file": file.name, "sha256": digest})
+    with Checkpoints(folder / "checkpoints", best="") as checkpoints:
+        checkpoints.save_variables(0, variables)
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    return f"{model}: {count:,} parameters, {num_classes} classes, written to {folder}"
+
+
+def export_weights(model: str, folder: Path, file: Path) -> str:
+    """Converts the newest checkpoint in `folder` into a PyTorch file; says what it holds.
+
+    Raises:
+      UserError: there is no checkpoint, it is of another model, or the file cannot be written.
+    """
+    torch = _torch()
+    if (found := workdir.model_of(folder)) != model:
+        raise UserError(f"{folder} holds weights of {found}; set --model={found}")
+    with Checkpoints(folder / "checkpoints", best="", read_only=True) as checkpoints:
+        step, variables = checkpoints.read_variables("latest")
+    tensors = {key: torch.from_numpy(np.array(value)) for key, value in to_torch(model, variables, step).items()}
+    try:
+        torch.save({"state_dict": tensors}, file)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"cannot write {file} ({error}); choose another --out") from error
+    return f"{model} at step {step}: {len(tensors)} tensors written to {file}"
+
+
+def _load(file: Path) -> Any:
+    torch = _torch()
+    # What the training scripts of PVT and Swin save beside the weights; the second one is a dict with attributes.
+    harmless = [argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]
+    try:
+        with torch.serialization.safe_globals(harmless):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"cannot read {file} ({error.strerror})") from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it holds a {foreign[1]}, too" if foreign else "it is damaged or of another kind"
+        raise UserError(f"{file} is not a PyTorch file of weights only: {reason}") from error
+
+
+def _torch():
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError("PyTorch files need PyTorch: pip install torch") from error
+    return torch
+
+
+def main() -> None:
+    """Reads the flags; a mistake in them ends the program with one line."""
+    parser = argparse.ArgumentParser(prog="acmix_jax.convert", description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", required=True, help="name of the model, see acmix_jax.list_models()")
+    parser.add_argument("--checkpoint", required=True, type=Path, help="PyTorch file, or folder with a checkpoint")
+    parser.add_argument("--out", required=True, type=Path, help="folder, or PyTorch file, to write")
+    flags = parser.parse_args()
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
+    try:
+        family_of(flags.model)
+        convert = export_weights if flags.checkpoint.is_dir() else import_weights
+        print(convert(flags.model, flags.checkpoint, flags.out.absolute()))
+    except (UserError, PermissionError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

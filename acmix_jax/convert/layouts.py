@@ -1,0 +1,165 @@
+"""What the released PyTorch code of each family calls its tensors.
+
+A rule maps the path of one of our modules, or of a parameter that stands alone, to its PyTorch name. `{stage}` and
+`{block}` are numbers, `{stage-1}` is one less. Several names mean that PyTorch keeps apart what is one kernel here;
+the number after each colon is its share of the outputs.
+
+ResNet: torchvision and LeapLabTHU/ACmix. SAN: hszhao/SAN. PVT: whai362/PVT. Swin: microsoft/Swin-Transformer and
+LeapLabTHU/ACmix. No code of SAN-ACmix and PVT-ACmix was released; their names (fc, dep_conv, rate1, rate2) follow
+those of Swin-ACmix.
+"""
+
+import re
+from typing import NamedTuple
+
+
+class Layout(NamedTuple):
+    """The names of one family.
+
+    Attributes:
+      rules: path to name, see above; a path is relative to "backbone", or starts with "/".
+      conv1x1: regular expression of the modules whose kernel is `[O, I, 1, 1]` in PyTorch and `[I, O]` here.
+      stem: module whose kernel's second axis is the number of image channels.
+      head: module of the classifier.
+    """
+
+    rules: dict[str, str]
+    conv1x1: str
+    stem: str
+    head: str
+
+    def name(self, path: str) -> list[tuple[str, int]]:
+        """The PyTorch names, with their shares, for a path such as "backbone/stage1_block1/norm1"."""
+        for rule, names in self.rules.items():
+            pattern = rule[1:] if rule.startswith("/") else f"backbone/{rule}"
+            if match := re.fullmatch(re.sub(r"\{(\w+)\}", r"(?P<\1>\\d+)", pattern), path):
+                parts = [part.partition(":") for part in _fill(names, match).split()]
+                return [(name, int(share or 1)) for name, _, share in parts]
+        raise KeyError(path)
+
+
+def _fill(names: str, numbers: re.Match) -> str:
+    return re.sub(r"\{(\w+)(-\d)?\}", lambda m: str(int(numbers[m[1]]) + int(m[2] or 0)), names)
+
+
+_BLOCK = "stage{stage}_block{block}/"
+
+
+def _in_block(prefix: str, rules: dict[str, str]) -> dict[str, str]:
+    return {_BLOCK + path: " ".join(prefix + name for name in names.split()) for path, names in rules.items()}
+
+
+def _acmix(module: str) -> dict[str, str]:
+    """The parameters that are ACmix's own, inside a mixing layer of this name."""
+    names = {"fc": "fc", "shift": "dep_conv", "alpha": "rate1", "beta": "rate2"}
+    return {f"mixer/{path}": f"{module}.{name}" for path, name in names.items()}
+
+
+LAYOUTS = {
+    "resnet": Layout(
+        {
+            "stem_conv": "conv1",
+            "stem_norm": "bn1",
+            **_in_block(
+                "layer{stage}.{block-1}.",
+                {
+                    "conv1": "conv1",
+                    "norm1": "bn1",
+                    "mixer": "conv2",
+                    "mixer/qkv": "conv2.conv1 conv2.conv2 conv2.conv3",
+                    "mixer/attention/position": "conv2.conv_p",
+                    **_acmix("conv2"),
+                    "norm2": "bn2",
+                    "conv3": "conv3",
+                    "norm3": "bn3",
+                    "shortcut_conv": "downsample.0",
+                    "shortcut_norm": "downsample.1",
+                },
+            ),
+            "/head": "fc",
+        },
+        conv1x1=r"(?!fc$).*",
+        stem="conv1",
+        head="fc",
+    ),
+    "san": Layout(
+        {
+            "stem_conv": "conv_in",
+            "stem_norm": "bn_in",
+            "stage{stage}_conv": "conv{stage-1}",
+            "stage{stage}_norm": "bn{stage-1}",
+            **_in_block(
+                "layer{stage-1}.{block-1}.",
+                {
+                    "norm1": "bn1",
+                    "mixer/qkv": "sam.conv1:1 sam.conv2:1 sam.conv3:4",
+                    "mixer/attention/position": "sam.conv_p",
+                    "mixer/attention/norm1": "sam.conv_w.0",
+                    "mixer/attention/weight1": "sam.conv_w.2",
+                    "mixer/attention/norm2": "sam.conv_w.3",
+                    "mixer/attention/weight2": "sam.conv_w.5",
+                    **_acmix("sam"),
+                    "norm2": "bn2",
+                    "conv": "conv",
+                },
+            ),
+            "/head": "fc",
+        },
+        conv1x1=r"(?!fc$).*",
+        stem="conv_in",
+        head="fc",
+    ),
+    "pvt": Layout(
+        {
+            "stage{stage}_embed": "patch_embed{stage}.proj",
+            "stage{stage}_embed_norm": "patch_embed{stage}.norm",
+            "stage{stage}_position": "pos_embed{stage}",
+            "class_token": "cls_token",
+            **_in_block(
+                "block{stage}.{block-1}.",
+                {
+                    "norm1": "norm1",
+                    "mixer/qkv": "attn.q:1 attn.kv:2",
+                    "mixer/reduce": "attn.sr",
+                    "mixer/reduce_norm": "attn.norm",
+                    "mixer/proj": "attn.proj",
+                    **_acmix("attn"),
+                    "norm2": "norm2",
+                    "mlp/fc1": "mlp.fc1",
+                    "mlp/fc2": "mlp.fc2",
+                },
+            ),
+            "/norm": "norm",
+            "/head": "head",
+        },
+        conv1x1=r".*\.fc",
+        stem="patch_embed1.proj",
+        head="head",
+    ),
+    "swin": Layout(
+        {
+            "patch_embed": "patch_embed.proj",
+            "patch_norm": "patch_embed.norm",
+            "stage{stage}_merge/norm": "layers.{stage-2}.downsample.norm",
+            "stage{stage}_merge/reduction": "layers.{stage-2}.downsample.reduction",
+            **_in_block(
+                "layers.{stage-1}.blocks.{block-1}.",
+                {
+                    "norm1": "norm1",
+                    "mixer/qkv": "attn.qkv",
+                    "mixer/attention/relative_position_bias": "attn.relative_position_bias_table",
+                    "mixer/proj": "attn.proj",
+                    **_acmix("attn"),
+                    "norm2": "norm2",
+                    "mlp/fc1": "mlp.fc1",
+                    "mlp/fc2": "mlp.fc2",
+                },
+            ),
+            "/norm": "norm",
+            "/head": "head",
+        },
+        conv1x1=r".*\.fc",
+        stem="patch_embed.proj",
+        head="head",
+    ),
+}

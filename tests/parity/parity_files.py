@@ -1,0 +1,147 @@
+"""PyTorch files of weights to folders for main.py, and back."""
+
+import argparse
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from acmix_jax.convert import __main__ as command
+from acmix_jax.convert import to_torch
+from acmix_jax.convert.state_dict import variable_shapes
+
+ROOT = Path(__file__).parents[2]
+RESNET, SWIN = "acmix_resnet14_stem1", "acmix_swin_micro_patch2"
+
+
+class CfgNode(dict):
+    """Pickled as the class of yacs, which has values in its __dict__, too."""
+
+    __module__ = "yacs.config"
+
+    def __init__(self, values):
+        super().__init__(values)
+        self.__dict__["__immutable__"] = True
+
+
+class Harmful:
+    """Makes a folder when it is loaded without care."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+WRAPPERS = {
+    "bare": lambda state: state,
+    "ResNet": lambda state: {"state_dict": {f"module.{key}": x for key, x in state.items()}, "arch": "resnet26"},
+    "PVT": lambda state: {"model": state, "args": argparse.Namespace(model="pvt_tiny", output_dir=None)},
+    "Swin": lambda state: {"model": state, "config": CfgNode({"MODEL": CfgNode({"NAME": "acmix_swin_tiny"})})},
+}
+
+
+def random_state(name):
+    rng = np.random.default_rng(0)
+    shapes = variable_shapes(name, num_classes=10)
+    variables = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), shapes)
+    return {key: torch.from_numpy(x) for key, x in to_torch(name, variables).items()}
+
+
+def there_and_back(name, file):
+    """The state dict that comes out when `file` went in."""
+    command.import_weights(name, file, file.with_suffix(".converted"))
+    command.export_weights(name, file.with_suffix(".converted"), file.with_suffix(".back"))
+    return torch.load(file.with_suffix(".back"), weights_only=True)["state_dict"]
+
+
+def check_same(state, expected):
+    """The same names, and the same types, shapes and bytes."""
+    assert state.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert (state[key].dtype, state[key].shape) == (tensor.dtype, tensor.shape), key
+        assert state[key].numpy().tobytes() == tensor.numpy().tobytes(), key
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("name", [RESNET, SWIN, "acmix_san10", "acmix_pvt_micro_patch2"])
+def test_every_byte_survives(name, wrapper, tmp_path, monkeypatch):
+    state = random_state(name)
+    with monkeypatch.context() as while_saving:  # who converts need not have yacs
+        for module in ("yacs", "yacs.config"):
+            while_saving.setitem(sys.modules, module, types.ModuleType(module))
+        sys.modules["yacs.config"].CfgNode = CfgNode
+        torch.save(WRAPPERS[wrapper](state), tmp_path / "weights.pth")
+    check_same(there_and_back(name, tmp_path / "weights.pth"), state)
+
+
+def test_command_line(tmp_path):
+    state = random_state(SWIN)
+    torch.save({"model": state}, tmp_path / "weights.pth")
+    flags = ["--model", SWIN, "--checkpoint", tmp_path / "weights.pth", "--out", tmp_path / "converted"]
+    command_line = [sys.executable, "-m", "acmix_jax.convert", *flags]
+    done = subprocess.run(command_line, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{SWIN}: ") and done.stdout.count("\n") == 1
+    command.export_weights(SWIN, tmp_path / "converted", tmp_path / "back.pth")
+    check_same(torch.load(tmp_path / "back.pth", weights_only=True)["state_dict"], state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_becomes_single(dtype, tmp_path):
+    state = random_state(RESNET)
+    half = {key: x.to(dtype) if x.is_floating_point() else x for key, x in state.items()}
+    torch.save(half, tmp_path / "weights.pth")
+    expected = {key: x.float() if x.is_floating_point() else x for key, x in half.items()}
+    check_same(there_and_back(RESNET, tmp_path / "weights.pth"), expected)
+
+
+def test_files_of_old_pytorch(tmp_path):
+    state = random_state(RESNET)
+    torch.save(state, tmp_path / "weights.pth", _use_new_zipfile_serialization=False)
+    check_same(there_and_back(RESNET, tmp_path / "weights.pth"), state)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_foreign_object_is_refused(old, tmp_path, monkeypatch):
+    file, folder = tmp_path / "weights.pth", tmp_path / "made"
+    content = {"model": random_state(SWIN), "extra": Harmful(folder)}
+    torch.save(content, file, _use_new_zipfile_serialization=not old)
+    assert f"{os.mkdir.__module__}.mkdir" in refusal(monkeypatch, file, tmp_path / "out")
+    assert not folder.exists()
+
+
+BAD_FILES = {
+    "text": lambda file: file.write_text("weights\n" * 100),
+    "empty": lambda file: file.write_bytes(b""),
+    "cut": lambda file: (torch.save(random_state(SWIN), file), os.truncate(file, file.stat().st_size // 2)),
+    "tensor": lambda file: torch.save(torch.zeros(3), file),
+    "list": lambda file: torch.save([torch.zeros(3)], file),
+    "log": lambda file: torch.save({"epoch": 2, "losses": [[2.3, 1.9], [1.7]]}, file),
+    "missing": lambda file: None,
+    "folder": lambda file: file.mkdir(),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_other_files_are_refused(kind, tmp_path, monkeypatch):
+    BAD_FILES[kind](tmp_path / "weights.pth")
+    refusal(monkeypatch, tmp_path / "weights.pth", tmp_path / "out")
+
+
+def refusal(monkeypatch, file, out):
+    flags = ["--model", SWIN, "--checkpoint", str(file), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["acmix_jax.convert", *flags])
+    with pytest.raises(SystemExit) as stop:
+        command.main()
+    message = stop.value.code  # which Python prints on standard error
+    assert message.startswith("error: ") and "\n" not in message
+    assert not out.exists()
+    return message
