@@ -10,7 +10,8 @@ take 2.2 to 2.3 and 4.4 to 4.5 G, dropping the reduction 11.5 M parameters. The 
 it takes part in attention, weighted with alpha, and the convolution does not see it.
 
 Images may have any size: as released, a row or column that fills no patch is left out, and the position embeddings
-are interpolated.
+are interpolated. (The released code takes any grid of 56 * 56 pixels for the first stage's and leaves its embeddings as
+they are, so that 128x392 pixels come out differently there, and 448x448 fail; here the shape of the grid decides.)
 """
 
 from collections.abc import Callable

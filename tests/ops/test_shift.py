@@ -65,3 +65,20 @@ def test_forms_agree_in_value_and_gradient(height, width, heads, kernel_size, st
         wanted, *others = (both(form, x, parameters) for form in reversed(shift.FORMS))
         for found in others:
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), found, wanted)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True, database=None)
+@given(height=st.integers(1, 9), width=st.integers(1, 9), factor=st.integers(1, 4))
+def test_fc_before_and_after_repeating_pixels_is_the_same(height, width, factor):
+    """Which is why PVT-ACmix mixes k and v on their coarse grid. Pixels beyond the last whole block repeat it."""
+    rng = np.random.default_rng(0)
+    coarse, fc = draw(rng, 2, -(-height // factor), -(-width // factor), 4, 3), draw(rng, 4, 9)
+    coarse = coarse[:, : max(1, height // factor), : max(1, width // factor)]
+    repeated = shift.repeat_pixels(coarse, factor, max(height, factor), max(width, factor))
+    index = [
+        np.minimum(np.arange(max(s, factor)) // factor, n - 1)
+        for s, n in zip((height, width), coarse.shape[1:3], strict=True)
+    ]
+    np.testing.assert_array_equal(repeated, coarse[:, index[0]][:, :, index[1]])
+    before = shift.repeat_pixels(shift.mix_pieces(coarse, fc), factor, *repeated.shape[1:3])
+    np.testing.assert_allclose(before, shift.mix_pieces(repeated, fc), atol=1e-5)

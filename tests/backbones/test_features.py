@@ -1,0 +1,73 @@
+"""What all backbones have in common: four maps with the right strides, for images of any size."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import acmix_jax
+from acmix_jax.errors import UserError
+
+UP, DOWN = (lambda size, stride: -(-size // stride)), (lambda size, stride: size // stride)
+STRIDES = {  # of c2, and how a size that it does not divide is rounded
+    "resnet26": (4, UP),
+    "resnet14_stem1": (1, UP),
+    "resnet20_stem2": (2, UP),
+    "san10": (4, DOWN),
+    "san10_pairwise": (4, DOWN),
+    "san5_stem1": (2, DOWN),
+    "pvt_tiny": (4, DOWN),
+    "pvt_micro_patch2": (2, DOWN),
+    "swin_tiny": (4, UP),
+    "swin_micro_patch2": (2, UP),
+}
+
+
+@pytest.mark.parametrize("size", [(64, 64), (45, 70), (97, 64)])
+@pytest.mark.parametrize("name", STRIDES)
+def test_features_have_their_strides(name, size):
+    stride, rounded = STRIDES[name]
+    for model in (acmix_jax.create_model(name), acmix_jax.create_model("acmix_" + name)):
+        images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+        variables = jax.eval_shape(model.init, jax.random.key(0), images)
+        maps = jax.eval_shape(lambda v, x: model.apply(v, x, method="features"), variables, images)  # noqa: B023
+        assert list(maps) == ["c2", "c3", "c4", "c5"]
+        for i, x in enumerate(maps.values()):
+            assert x.shape[:3] == (2, *(rounded(s, stride * 2**i) for s in size))
+
+
+@pytest.mark.parametrize("name", STRIDES)
+def test_the_mixing_layer_is_injected(name):
+    """Plain and ACmix networks are one backbone: their parameters differ in the mixing layers only."""
+
+    def names(model):
+        variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
+        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(variables)[0]]
+        return {path for path in paths if "mixer" not in path}
+
+    assert names(acmix_jax.create_model(name)) == names(acmix_jax.create_model("acmix_" + name))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("acmix_resnet50", 8, "8x8 pixels are too small .* at least 32x32"),
+        ("san10", 31, "31x31 pixels are too small .* at least 32x32"),
+        ("acmix_san5_stem1", 15, "at least 16x16"),
+        ("acmix_pvt_tiny", 28, "28x28 pixels are too small .* at least 32x32"),
+        ("pvt_micro_patch2", 15, "at least 16x16"),
+    ],
+)
+def test_a_small_image_is_refused(name, size, message):
+    model = acmix_jax.create_model(name)
+    with pytest.raises(UserError, match=message):
+        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
+
+
+@pytest.mark.parametrize("name", ["acmix_san5_stem1", "acmix_pvt_micro_patch2", "acmix_swin_micro_patch2"])
+def test_odd_sizes_compute(name):
+    model = acmix_jax.create_model(name, num_classes=3)
+    images = jax.random.normal(jax.random.key(0), (2, 35, 22, 3))
+    logits, _ = jax.jit(model.init_with_output)(jax.random.key(1), images)
+    assert logits.shape == (2, 3)
+    assert np.isfinite(logits).all()

@@ -1,0 +1,79 @@
+"""Every model trains: its loss on one batch is finite and falls, in float32 and in bfloat16."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import acmix_jax
+from acmix_jax.backbones import pvt, resnet, san, swin
+from acmix_jax.models import family_of
+
+SMALL = ["resnet14_stem1", "san5_stem1", "pvt_micro_patch2", "swin_micro_patch2"]
+
+
+def cut(name):
+    """Its backbone file, its variant's name there, and that variant with two blocks in the first stage, then one."""
+    backbone = {"resnet": resnet, "san": san, "pvt": pvt, "swin": swin}[family_of(name)]
+    plain = name.removeprefix("acmix_").removesuffix("_pairwise")
+    variant = backbone.VARIANTS[plain]
+    return backbone, plain, variant._replace(depths=(2,) + (1,) * (len(variant.depths) - 1))
+
+
+def kind(name):
+    """What is left of a model once its depth is cut and its drop path ignored: the same for resnet26 and resnet50."""
+    sizes = cut(name)[2]._asdict() | {"drop_path": None}
+    return name.startswith("acmix_"), name.endswith("_pairwise"), str(sizes)
+
+
+KINDS = list({kind(name): name for name in reversed(acmix_jax.list_models())}.values())
+
+
+def losses(model, size, params, state, steps=10):
+    """The loss before each of so many steps of Adam on one batch of two images."""
+    images, labels = jax.random.normal(jax.random.key(0), (2, size, size, 3)), jnp.arange(2)
+    optimizer = optax.adam(1e-3)
+
+    @jax.jit
+    def step(params, state, opt_state, key):
+        def loss_of(params):
+            logits, changed = model.apply(
+                {"params": params, **state}, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+            )
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), changed
+
+        (loss, state), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+        updates, opt_state = optimizer.update(gradient, opt_state)
+        return optax.apply_updates(params, updates), state, opt_state, loss
+
+    opt_state, found = jax.jit(optimizer.init)(params), []
+    for key in jax.random.split(jax.random.key(2), steps):
+        params, state, opt_state, loss = step(params, state, opt_state, key)
+        found.append(float(loss))
+    return found
+
+
+def check_both_types(name, size):
+    model = acmix_jax.create_model(name, num_classes=2)
+    variables = jax.jit(model.init)(jax.random.key(1), jnp.zeros((2, size, size, 3)))
+    params = variables.pop("params")
+    for dtype in (jnp.float32, jnp.bfloat16):
+        model = acmix_jax.create_model(name, num_classes=2, dtype=dtype)
+        found = losses(model, size, params, variables)
+        assert np.isfinite(found).all(), found
+        assert np.mean(found[-2:]) < 0.8 * found[0], found
+
+
+@pytest.mark.parametrize("name", ["acmix_" + name for name in SMALL])
+def test_a_small_model_of_each_family_learns(name):
+    check_both_types(name, 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+def test_all_models_learn(name, monkeypatch):
+    """With few blocks in each stage; models that differ in depth alone are then one."""
+    backbone, plain, variant = cut(name)
+    monkeypatch.setitem(backbone.VARIANTS, plain, variant)
+    check_both_types(name, 32)
