@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: quickstart test parity lint
+.PHONY: quickstart test slow parity lint
 
 quickstart: $(VENV)/.installed        ## train ACmix on scanned digits and look at what it learned
 	$(RUN) main.py --config=configs/digits.py --workdir=runs/digits
@@ -12,6 +12,9 @@ quickstart: $(VENV)/.installed        ## train ACmix on scanned digits and look 
 
 test: $(VENV)/.installed-test         ## the test suite
 	$(RUN) -m pytest -n auto --dist loadfile
+
+slow: $(VENV)/.installed-test         ## the tests that take minutes each
+	$(RUN) -m pytest -n auto --dist worksteal -m slow
 
 parity: $(VENV)/.installed-parity     ## our plain networks and files against those of PyTorch
 	$(RUN) -m pytest -n auto tests/parity/*.py

@@ -48,7 +48,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, best: str, keep: int = 2, read_only: bool = False):
-        self._directory = directory
+        self._directory = directory = directory.absolute()  # Orbax takes no other
         policies = [
             checkpoint_managers.LatestN(keep),
             checkpoint_managers.BestN(

@@ -59,21 +59,32 @@ def _plot(layers: list[Layer], title: str, path: Path) -> None:
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    depth = range(1, len(layers) + 1)
-    left.plot(depth, [x.alpha for x in layers], "o-", color="tab:blue", label="alpha (self-attention)")
-    left.plot(depth, [x.beta for x in layers], "s-", color="tab:orange", label="beta (convolution)")
-    left.axhline(0.5, color="gray", linewidth=0.8, linestyle=":", label="start of training")
-    left.set_ylabel("learned weight of the path")
+    draw(left, layers)
     left.legend()
     right.axhline(0, color="gray", linewidth=0.8)
-    right.plot(depth, [math.nan if x.log_ratio is None else x.log_ratio for x in layers], "o-", color="tab:green")
+    ratios = [math.nan if x.log_ratio is None else x.log_ratio for x in layers]
+    right.plot(range(1, len(layers) + 1), ratios, "o-", color="tab:green")
     right.set_ylabel("log(alpha / beta)")
     right.annotate("attention weighs more", (0.02, 0.97), xycoords="axes fraction", va="top", color="gray")
     right.annotate("convolution weighs more", (0.02, 0.03), xycoords="axes fraction", va="bottom", color="gray")
     right.margins(y=0.25)
-    for axes in (left, right):
-        axes.set_xticks(depth, [x.name.replace("_block", ".").replace("stage", "") for x in layers])
-        axes.set_xlabel("layer: stage.block, input to output")
-        axes.tick_params(axis="x", labelrotation=0 if len(layers) <= 8 else 60)
+    _name_layers(right, layers)
     figure.suptitle(title)
     figure.savefig(path, dpi=150)
+
+
+def draw(axes, layers: list[Layer]) -> None:
+    """Draws alpha and beta by depth into Matplotlib axes."""
+    depth = range(1, len(layers) + 1)
+    axes.plot(depth, [x.alpha for x in layers], "o-", color="tab:blue", label="alpha (self-attention)")
+    axes.plot(depth, [x.beta for x in layers], "s-", color="tab:orange", label="beta (convolution)")
+    axes.axhline(0.5, color="gray", linewidth=0.8, linestyle=":", label="start of training")
+    axes.set_ylabel("learned weight of the path")
+    _name_layers(axes, layers)
+
+
+def _name_layers(axes, layers):
+    names = [x.name.replace("_block", ".").replace("stage", "") for x in layers]
+    axes.set_xticks(range(1, len(layers) + 1), names)
+    axes.set_xlabel("layer: stage.block, input to output")
+    axes.tick_params(axis="x", labelrotation=0 if len(layers) <= 8 else 60)

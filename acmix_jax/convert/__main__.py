@@ -96,7 +96,7 @@ def main() -> None:
     try:
         family_of(flags.model)
         convert = export_weights if flags.checkpoint.is_dir() else import_weights
-        print(convert(flags.model, flags.checkpoint, flags.out.absolute()))
+        print(convert(flags.model, flags.checkpoint, flags.out))
     except (UserError, PermissionError) as error:
         sys.exit(f"error: {error}")
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import types
@@ -82,16 +83,19 @@ def test_every_byte_survives(name, wrapper, tmp_path, monkeypatch):
     check_same(there_and_back(name, tmp_path / "weights.pth"), state)
 
 
-def test_command_line(tmp_path):
-    state = random_state(SWIN)
-    torch.save({"model": state}, tmp_path / "weights.pth")
-    flags = ["--model", SWIN, "--checkpoint", tmp_path / "weights.pth", "--out", tmp_path / "converted"]
-    command_line = [sys.executable, "-m", "acmix_jax.convert", *flags]
-    done = subprocess.run(command_line, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"{SWIN}: ") and done.stdout.count("\n") == 1
-    command.export_weights(SWIN, tmp_path / "converted", tmp_path / "back.pth")
-    check_same(torch.load(tmp_path / "back.pth", weights_only=True)["state_dict"], state)
+def test_commands_of_readme(tmp_path):
+    """The file goes in by the first command and comes out by the second."""
+    lines = re.findall(r"^python -m acmix_jax\.convert .*", (ROOT / "README.md").read_text(), re.M)
+    assert len(lines) == 2
+    state = random_state("acmix_swin_tiny")
+    torch.save({"model": state}, tmp_path / "acmix_swin_tiny.pth")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for line in lines:
+        command_line = [sys.executable, *line.split()[1:]]
+        done = subprocess.run(command_line, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("acmix_swin_tiny") and done.stdout.count("\n") == 1
+    check_same(torch.load(tmp_path / "runs" / "swin.pth", weights_only=True)["state_dict"], state)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
