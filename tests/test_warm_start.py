@@ -97,26 +97,21 @@ def test_a_plain_resnet_cannot_be_upgraded():
 
 
 def test_a_run_starts_from_weights(config, tmp_path, capsys):
-    """From the checkpoint of one run, and then from a folder as acmix_jax.convert writes it."""
-    config.model, config.num_epochs = "swin_micro_patch2", 2 * config.batch_size / 1437
-    one = jax.devices()[:1]
-    state = train(config, tmp_path / "plain", one)
+    """From a folder as acmix_jax.convert writes it; README's commands, which are tested too, start from a run."""
+    model = acmix_jax.create_model("swin_micro_patch2", 10)
+    trained = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    workdir.describe_weights(tmp_path / "plain", {"model": "swin_micro_patch2", "num_classes": 10})
+    with Checkpoints(tmp_path / "plain" / "checkpoints", best="") as checkpoints:
+        checkpoints.save_variables(0, trained)
     config.model, config.init_from = "acmix_swin_micro_patch2", str(tmp_path / "plain")
-    config.log_every = 1
-    train(config, tmp_path / "acmix", one)
-    assert "at step 2: 125 tensors, 6 plain layers upgraded" in capsys.readouterr().err
+    config.num_epochs, config.log_every, config.optimizer.learning_rate = 2 * config.batch_size / 1437, 1, 1e-6
+    state = train(config, tmp_path / "acmix", jax.devices()[:1])
+    assert "at step 0: 125 tensors, 6 plain layers upgraded" in capsys.readouterr().err
     scalars = read_metrics(tmp_path / "acmix")[0]
-    assert 0.9 < scalars["alpha/stage1_block1"] < 1.1
-    assert -0.1 < scalars["beta/stage1_block1"] < 0.1
-
-    folder = tmp_path / "converted"
-    workdir.describe_weights(folder, {"model": "swin_micro_patch2", "num_classes": 10})
-    with Checkpoints(folder / "checkpoints", best="") as checkpoints:
-        checkpoints.save_variables(0, state.variables)
-    with Checkpoints(folder / "checkpoints", best="", read_only=True) as checkpoints:
-        step, variables = checkpoints.read_variables("latest")
-    assert step == 0
-    jax.tree.map(np.testing.assert_array_equal, variables, jax.device_get(state.variables))
+    assert scalars["alpha/stage1_block1"] == pytest.approx(1, abs=1e-4)
+    assert scalars["beta/stage1_block1"] == pytest.approx(0, abs=1e-4)
+    before, after = (params["backbone"]["patch_embed"]["kernel"] for params in (trained["params"], state.params))
+    np.testing.assert_allclose(after, before, atol=1e-4)
 
 
 def test_folders_are_not_mixed_up(config, tmp_path):

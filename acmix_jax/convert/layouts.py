@@ -55,6 +55,15 @@ def _acmix(module: str) -> dict[str, str]:
     return {f"mixer/{path}": f"{module}.{name}" for path, name in names.items()}
 
 
+_TRANSFORMER_BLOCK = {
+    "norm1": "norm1",
+    "mixer/proj": "attn.proj",
+    **_acmix("attn"),
+    "norm2": "norm2",
+    "mlp/fc1": "mlp.fc1",
+    "mlp/fc2": "mlp.fc2",
+}
+
 LAYOUTS = {
     "resnet": Layout(
         {
@@ -118,15 +127,10 @@ LAYOUTS = {
             **_in_block(
                 "block{stage}.{block-1}.",
                 {
-                    "norm1": "norm1",
+                    **_TRANSFORMER_BLOCK,
                     "mixer/qkv": "attn.q:1 attn.kv:2",
                     "mixer/reduce": "attn.sr",
                     "mixer/reduce_norm": "attn.norm",
-                    "mixer/proj": "attn.proj",
-                    **_acmix("attn"),
-                    "norm2": "norm2",
-                    "mlp/fc1": "mlp.fc1",
-                    "mlp/fc2": "mlp.fc2",
                 },
             ),
             "/norm": "norm",
@@ -145,14 +149,9 @@ LAYOUTS = {
             **_in_block(
                 "layers.{stage-1}.blocks.{block-1}.",
                 {
-                    "norm1": "norm1",
+                    **_TRANSFORMER_BLOCK,
                     "mixer/qkv": "attn.qkv",
                     "mixer/attention/relative_position_bias": "attn.relative_position_bias_table",
-                    "mixer/proj": "attn.proj",
-                    **_acmix("attn"),
-                    "norm2": "norm2",
-                    "mlp/fc1": "mlp.fc1",
-                    "mlp/fc2": "mlp.fc2",
                 },
             ),
             "/norm": "norm",
