@@ -1,6 +1,7 @@
 """ACmix in JAX: the mixture of self-attention and convolution, its backbones, training and analysis."""
 
+from acmix_jax import convert
 from acmix_jax.layers.acmix import ACmix
 from acmix_jax.models import create_model, list_models
 
-__all__ = ["ACmix", "create_model", "list_models"]
+__all__ = ["ACmix", "convert", "create_model", "list_models"]

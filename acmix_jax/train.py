@@ -94,8 +94,10 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
         everywhere = sharding.replicated(mesh)
         init = jax.jit(partial(create_state, task, optimizer, example), out_shardings=everywhere)
         key = jax.random.key(config.seed)
-        # Shapes first: a mistake in the model shows before any file is made.
+        # Shapes first: a mistake in the model or in init_from shows before any file is made.
         shapes = sharding.with_sharding(jax.eval_shape(init, key), everywhere)
+        if config.init_from and not (folder / "config.json").exists():
+            warm_start.read_into(shapes.variables, Path(config.init_from))
         workdir.prepare(folder, config)
         checkpoints = Checkpoints(folder / "checkpoints", config.best_metric, config.keep_checkpoints)
         closing.enter_context(checkpoints)

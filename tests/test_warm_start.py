@@ -118,6 +118,7 @@ def test_folders_are_not_mixed_up(config, tmp_path):
     config.init_from = str(tmp_path / "nothing")
     with pytest.raises(UserError, match="init_from=.*nothing holds neither a run nor converted weights"):
         train(config, tmp_path / "run", jax.devices()[:1])
+    assert not (tmp_path / "run").exists()
     workdir.describe_weights(tmp_path / "weights", {"model": "swin_micro_patch2", "num_classes": 10})
     with pytest.raises(UserError, match="holds converted weights; set --config.init_from="):
         workdir.prepare(tmp_path / "weights", config)
