@@ -78,7 +78,7 @@ def draw(axes, layers: list[Layer]) -> None:
     depth = range(1, len(layers) + 1)
     axes.plot(depth, [x.alpha for x in layers], "o-", color="tab:blue", label="alpha (self-attention)")
     axes.plot(depth, [x.beta for x in layers], "s-", color="tab:orange", label="beta (convolution)")
-    axes.axhline(0.5, color="gray", linewidth=0.8, linestyle=":", label="start of training")
+    axes.axhline(0.5, color="gray", linewidth=0.8, linestyle=":", label="usual start, 0.5")
     axes.set_ylabel("learned weight of the path")
     _name_layers(axes, layers)
 
