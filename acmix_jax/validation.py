@@ -27,14 +27,21 @@ _LOWEST = {  # field: smallest value that makes sense
 }
 
 
+_BELOW_ONE = ("label_smoothing", "drop_path", "dropout")
+
+
 def check_config(config: Any) -> None:
     """Raises a UserError for the first number that is out of range, or a regular expression that is none."""
     for field, lowest in _LOWEST.items():
         value = config
         for part in field.split("."):
+            if part not in value:
+                raise UserError(f"the config has no field {field}: it is of another version; start a new --workdir")
             value = value[part]
-        if value is not None and value < lowest:
+        if value is not None and not value >= lowest:
             raise UserError(f"--config.{field}={value} is too small; use at least {lowest}")
+        if field in _BELOW_ONE and value is not None and value >= 1:
+            raise UserError(f"--config.{field}={value} is too large; it is a part of 1, such as 0.1")
     if config.num_epochs == 0:
         raise UserError("--config.num_epochs=0 trains nothing; use a larger number, parts of an epoch count too")
     try:

@@ -11,6 +11,7 @@ from typing import Any
 import flax
 import numpy as np
 
+from acmix_jax import workdir
 from acmix_jax.checkpoint import Checkpoints
 from acmix_jax.errors import UserError
 
@@ -26,12 +27,15 @@ def read_into(fresh: Variables, folder: Path) -> tuple[Variables, str]:
     Raises:
       UserError: there is no checkpoint, it cannot be read, or it does not fit.
     """
-    if not (folder / "checkpoints").is_dir():
-        raise UserError(f"--config.init_from={folder} holds neither a run nor converted weights")
+    model = workdir.model_of(folder)
     with Checkpoints(folder / "checkpoints", best="", read_only=True) as checkpoints:
         step, variables = checkpoints.read_variables("latest")
-    merged, words = merge(fresh, variables)
-    return merged, f"{folder} at step {step}: {words}"
+    try:
+        merged, words = merge(fresh, variables)
+    except UserError as error:
+        hint = "; only SAN, PVT and Swin can be upgraded from plain to ACmix" if model.startswith("resnet") else ""
+        raise UserError(f"--config.init_from={folder} holds weights of {model}{hint}; {error}") from error
+    return merged, f"{folder} ({model}) at step {step}: {words}"
 
 
 def merge(fresh: Variables, trained: Variables) -> tuple[Variables, str]:

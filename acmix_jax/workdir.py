@@ -70,35 +70,48 @@ def model_of(folder: Path) -> str:
     for name in (WEIGHTS, "config.json"):
         try:
             return json.loads((folder / name).read_text())["model"]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, json.JSONDecodeError, KeyError) as error:
             raise UserError(f"cannot read {folder / name} ({error})") from error
     raise UserError(f"{str(folder)!r} holds neither a run nor converted weights (python -m acmix_jax.convert)")
 
 
+def check_unused(folder: Path) -> None:
+    """Raises a UserError if the folder cannot be written, or holds a run or weights."""
+    if any((folder / name).exists() for name in (WEIGHTS, "config.json")):
+        raise UserError(f"{str(folder)!r} holds a run or weights already; choose another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {str(folder)!r} ({error.strerror}); choose another --out") from error
+
+
 def describe_weights(folder: Path, facts: dict[str, Any]) -> None:
     """Marks a folder as one of converted weights; `facts` has "model" and "num_classes" among others.
 
     Raises:
-      UserError: the folder cannot be written, or holds a run or weights already.
+      UserError: the folder cannot be written.
     """
-    if any((folder / name).exists() for name in (WEIGHTS, "config.json", "checkpoints")):
-        raise UserError(f"{str(folder)!r} holds a run or weights already; choose another --out")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / WEIGHTS).write_text(json.dumps(facts, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write to {str(folder)!r} ({error.strerror}); choose another --out") from error
 
 
 def _config_for_weights(folder, given):
-    facts = json.loads((folder / WEIGHTS).read_text())
+    try:
+        facts = json.loads((folder / WEIGHTS).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"cannot read {folder / WEIGHTS} ({error}); convert the weights again") from error
     hint = f"{str(folder)!r} holds weights of {facts['model']} with {facts['num_classes']} classes"
     if given is None:
         raise UserError(f"{hint} and no config; set --config=FILE")
     if (given.model, given.data.num_classes) != (facts["model"], facts["num_classes"]):
-        raise UserError(f"{hint}, but --config is of {given.model} with {given.data.num_classes}")
+        raise UserError(
+            f"{hint}, but --config is of {given.model} with {given.data.num_classes}; set --config.model="
+            f"{facts['model']} and --config.data.num_classes={facts['num_classes']}"
+        )
     return given
 
 

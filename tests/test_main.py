@@ -31,6 +31,8 @@ def main(*arguments):
         (["--mode=eval", "--config.batch_size=8"], "needs --config=FILE before it"),
         ([DIGITS, "--config.batch_size=0"], "--config.batch_size=0 is too small; use at least 1"),
         ([DIGITS, "--config.keep_checkpoints=1"], "--config.keep_checkpoints=1 is too small; use at least 2"),
+        ([DIGITS, "--config.drop_path=15"], "--config.drop_path=15.0 is too large; it is a part of 1"),
+        ([DIGITS, "--config.init_from=README.md"], "'README.md' holds neither a run nor converted weights"),
         ([DIGITS, "--config.optimizer.no_decay=("], "missing ), unterminated subpattern"),
         ([DIGITS, "--config.data.num_classes=9"], "digits has 10 classes"),
         ([DIGITS, "--config.best_metric=eval_top1"], "unknown best_metric 'eval_top1'; did you mean top1"),

@@ -100,13 +100,14 @@ def test_a_run_starts_from_weights(config, tmp_path, capsys):
     """From a folder as acmix_jax.convert writes it; README's commands, which are tested too, start from a run."""
     model = acmix_jax.create_model("swin_micro_patch2", 10)
     trained = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    workdir.check_unused(tmp_path / "plain")
     workdir.describe_weights(tmp_path / "plain", {"model": "swin_micro_patch2", "num_classes": 10})
     with Checkpoints(tmp_path / "plain" / "checkpoints", best="") as checkpoints:
         checkpoints.save_variables(0, trained)
     config.model, config.init_from = "acmix_swin_micro_patch2", str(tmp_path / "plain")
     config.num_epochs, config.log_every, config.optimizer.learning_rate = 2 * config.batch_size / 1437, 1, 1e-6
     state = train(config, tmp_path / "acmix", jax.devices()[:1])
-    assert "at step 0: 125 tensors, 6 plain layers upgraded" in capsys.readouterr().err
+    assert "(swin_micro_patch2) at step 0: 125 tensors, 6 plain layers upgraded" in capsys.readouterr().err
     scalars = read_metrics(tmp_path / "acmix")[0]
     assert scalars["alpha/stage1_block1"] == pytest.approx(1, abs=1e-4)
     assert scalars["beta/stage1_block1"] == pytest.approx(0, abs=1e-4)
@@ -116,9 +117,12 @@ def test_a_run_starts_from_weights(config, tmp_path, capsys):
 
 def test_folders_are_not_mixed_up(config, tmp_path):
     config.init_from = str(tmp_path / "nothing")
-    with pytest.raises(UserError, match="init_from=.*nothing holds neither a run nor converted weights"):
+    with pytest.raises(
+        UserError, match="nothing' holds neither a run nor converted weights .python -m acmix_jax.convert"
+    ):
         train(config, tmp_path / "run", jax.devices()[:1])
     assert not (tmp_path / "run").exists()
+    workdir.check_unused(tmp_path / "weights")
     workdir.describe_weights(tmp_path / "weights", {"model": "swin_micro_patch2", "num_classes": 10})
     with pytest.raises(UserError, match="holds converted weights; set --config.init_from="):
         workdir.prepare(tmp_path / "weights", config)
@@ -130,4 +134,4 @@ def test_folders_are_not_mixed_up(config, tmp_path):
     config.model = "swin_micro_patch2"
     assert look(config) is config
     with pytest.raises(UserError, match="holds a run or weights already"):
-        workdir.describe_weights(tmp_path / "weights", {})
+        workdir.check_unused(tmp_path / "weights")

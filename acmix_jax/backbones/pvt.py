@@ -2,12 +2,13 @@
 
 PVT-ACmix is derived here: the paper has its numbers (13 M parameters and 2.0 G multiply-adds for the tiny one, 25 M
 and 3.9 G for the small one), but no code was released. PVT attends from each pixel to a map of k and v that is
-`reduction` times smaller, while the convolution path needs 3N pieces on one grid. Of the ways to get them, this is
-the one whose multiply-adds match the paper (2.00 and 3.95 G): attention stays as it is, k and v are repeated to the
-full grid for the convolution path only, fc mixes them before that (it acts on each pixel alone), and the projection
-after the attention leaves the convolution path out, as in Swin-ACmix. Projecting k and v anew at full size would
-take 2.2 to 2.3 and 4.4 to 4.5 G, dropping the reduction 11.5 M parameters. The class token has no place on the map:
-it takes part in attention, weighted with alpha, and the convolution does not see it.
+`reduction` times smaller, while the convolution path needs 3N pieces on one grid. Here attention stays as it is, k and
+v are repeated to the full grid for the convolution path only, fc mixes them before that (it acts on each pixel alone),
+and the projection after the attention leaves the convolution path out, as in Swin-ACmix. That takes 2.00 and 3.95 G,
+as in the paper. A convolution path from the pieces of q alone would match as well (2.00 and 3.95 G), but the paper has
+3N pieces. Projecting k and v anew at full size would take 2.2 to 2.3 and 4.4 to 4.5 G, and without the reduction the
+tiny one has 11.5 M parameters. The class token has no place on the map: it takes part in attention, weighted with
+alpha, and the convolution does not see it.
 
 Images may have any size: as released, a row or column that fills no patch is left out, and the position embeddings
 are interpolated. (The released code takes any grid of 56 * 56 pixels for the first stage's and leaves its embeddings as
@@ -106,7 +107,8 @@ class PVT(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """`[B, H, W, 3]` to {"c2", ..., "c5", "token"}, `[B, H // s, W // s, C]` with s = 4, 8, 16, 32 at patch 4.
 
-        "token" `[B, C]` is the class token of the last stage.
+        "token" `[B, C]` is the class token of the last stage. c5 attends to it, unlike in the released detection
+        backbone, which leaves it out.
 
         Raises:
           UserError: images so small that a map or its reduced k and v would have no pixel.

@@ -5,7 +5,8 @@ multiply-adds (12.1 M, 1.9 G for SAN-ACmix-10), but no code was released. In a b
 and k of C / 16 channels and v of C / 4, so in units of C / 16 there are six pieces: one of q, one of k, four of v.
 fc mixes these six into nine maps of C / 16 channels, whose shifts are summed into C / 4 outputs, four for each
 channel, to be added to the attention. That gives 11.99, 16.41 and 20.83 M parameters for the paper's 12.1, 16.6 and
-21.2, and multiply-adds within 2 % of it; repeating q and k for each piece of v would add nothing but work.
+21.2, and 1.89, 2.63 and 3.32 G multiply-adds for its 1.9, 2.7 and 3.4; repeating q and k for each piece of v would
+add nothing but work.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,10 @@
 """Swin transformer (Liu et al., ICCV 2021) with its attention layer given from outside: Swin and Swin-ACmix alike.
 
 Any image size works: the image is padded to whole patches and each map to whole windows with zeros, as the released
-detection backbone does; a map smaller than the window has one window of its own size. A window is not shifted along
-an axis where one window covers the map. In a shifted block the mixing layer sees the rolled map, as released: the
-convolution of ACmix then meets a seam where the map was rolled, and zeros beyond the rolled border.
+detection backbone does. Where a side of the map is not larger than the window, windows have that side's size, and are
+not shifted, as in the released classifier (its detection backbone would pad and shift there, too). In a shifted block
+the mixing layer sees the rolled map, as released: the convolution of ACmix then meets a seam where the map was rolled,
+and zeros beyond the rolled border.
 """
 
 from collections.abc import Callable
@@ -53,7 +54,7 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         height, width, features = x.shape[1:]
         window = tuple(min(self.window_size, size) for size in (height, width))
-        shift = tuple(self.window_size // 2 * (self.shifted and size > self.window_size) for size in (height, width))
+        shift = (self.window_size // 2 * (self.shifted and min(height, width) > self.window_size),) * 2
         attention = partial(WindowAttention, window_size=self.window_size, window=window, shift=shift)
 
         y = pad_to_multiple(layer_norm(1e-5, dtype=self.dtype, name="norm1")(x), window)

@@ -3,13 +3,14 @@
 python -m acmix_jax.convert --model=acmix_swin_tiny --checkpoint=FILE.pth --out=DIR
 python -m acmix_jax.convert --model=acmix_swin_tiny --checkpoint=DIR --out=FILE.pth
 
-DIR of the first command serves `main.py --mode=eval --config=... --workdir=DIR` and `--config.init_from=DIR`. DIR of
-the second one may also be the workdir of a run. Needs PyTorch: pip install torch.
+DIR of the first command serves `main.py --mode=eval --config=... --workdir=DIR` and `--config.init_from=DIR`; its step
+is the number of batches that PyTorch's BatchNorm counted, and goes back as such. DIR of the second one may also be the
+workdir of a run. ACmix layers have the fields of the released networks; for others, from_torch and to_torch take them.
+Needs PyTorch: pip install torch.
 """
 
 import argparse
 import hashlib
-import pickle
 import re
 import sys
 from collections import OrderedDict
@@ -22,7 +23,7 @@ from absl import logging
 
 from acmix_jax import workdir
 from acmix_jax.checkpoint import Checkpoints
-from acmix_jax.convert.state_dict import from_torch, to_torch
+from acmix_jax.convert.state_dict import batches_tracked, from_torch, to_torch
 from acmix_jax.errors import UserError
 from acmix_jax.models import family_of
 
@@ -33,14 +34,20 @@ def import_weights(model: str, file: Path, folder: Path) -> str:
     Raises:
       UserError: the file cannot be read or is not one of `model`; the folder is in use or cannot be written.
     """
-    variables = from_torch(model, _load(file))
-    num_classes = len(variables["params"]["head"]["bias"])
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    workdir.describe_weights(folder, {"model": model, "num_classes": num_classes, "file": file.name, "sha256": digest})
+    state_dict = _load(file)
+    variables = from_torch(model, state_dict)
+    workdir.check_unused(folder)
+    facts = {
+        "model": model,
+        "num_classes": len(variables["params"]["head"]["bias"]),
+        "file": file.name,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    }
     with Checkpoints(folder / "checkpoints", best="") as checkpoints:
-        checkpoints.save_variables(0, variables)
+        checkpoints.save_variables(batches_tracked(state_dict), variables)
+    workdir.describe_weights(folder, facts)
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    return f"{model}: {count:,} parameters, {num_classes} classes, written to {folder}"
+    return f"{model}: {count:,} parameters, {facts['num_classes']} classes, written to {folder}"
 
 
 def export_weights(model: str, folder: Path, file: Path) -> str:
@@ -71,9 +78,11 @@ def _load(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"cannot read {file} ({error.strerror})") from error
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # PyTorch raises many types for files that it cannot read
         foreign = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it holds a {foreign[1]}, too" if foreign else "it is damaged or of another kind"
+        reason = "it is damaged or of another kind"
+        if foreign:
+            reason = f"it holds a {foreign[1]}, too; if you trust it, load it in PyTorch and save its state dict alone"
         raise UserError(f"{file} is not a PyTorch file of weights only: {reason}") from error
 
 

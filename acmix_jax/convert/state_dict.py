@@ -1,5 +1,6 @@
 """State dicts in the layouts of the released code, to variables and back, tensor by tensor and strictly by name."""
 
+import contextlib
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -36,9 +37,9 @@ def from_torch(name: str, state_dict: Mapping[str, Any], **acmix: Any) -> Variab
     Raises:
       UserError: a tensor is missing, left over or of another shape, lists all of them; or there are no tensors.
     """
-    tensors = _unwrap(state_dict)
+    tensors = _tensors(state_dict)
     layout = LAYOUTS[family_of(name)]
-    channels = (*tensors.get(f"{layout.stem}.weight", np.empty(0)).shape, 3, 3)[1]
+    channels = (*tensors.get(f"{layout.stem}.weight", np.empty(0)).shape, 3, 3)[1] or 3
     num_classes = tensors.get(f"{layout.head}.bias", np.empty(0)).size or 1000
     shapes = variable_shapes(name, num_classes, channels, **acmix)
     blank = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), shapes)  # of no size in memory
@@ -73,6 +74,12 @@ def to_torch(
             if part.key.endswith("relative_position_bias_table"):
                 tensors |= _window_buffers(part.key, path, len(leaf), VARIANTS[name.removeprefix("acmix_")], image_size)
     return tensors
+
+
+def batches_tracked(state_dict: Mapping[str, Any]) -> int:
+    """How many training steps PyTorch's BatchNorm layers counted, 0 if there are none; see `to_torch`."""
+    tensors = _strip(state_dict)
+    return max((int(value) for key, value in tensors.items() if key.endswith("num_batches_tracked")), default=0)
 
 
 def variable_shapes(name: str, num_classes: int, channels: int = 3, **acmix: Any) -> Variables:
@@ -132,23 +139,28 @@ def _window_buffers(key, path, table_length, variant, image_size):
     return buffers
 
 
-def _unwrap(state_dict: Any) -> dict[str, np.ndarray]:
-    """Tensors by name, as float32 or wider arrays, without the buffers."""
+def _tensors(state_dict: Any) -> dict[str, np.ndarray]:
+    """Weights by name, as float32 or wider arrays."""
+    return {key: _as_array(value) for key, value in _strip(state_dict).items() if not re.fullmatch(_BUFFERS, key)}
+
+
+def _strip(state_dict: Any) -> dict[str, Any]:
+    """A state dict without its wrappers."""
     if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
         raise UserError("these are no tensors by name; a state dict is wanted, or one under 'model' or 'state_dict'")
     wrapper = next((key for key in _WRAPPERS if isinstance(state_dict.get(key), Mapping)), None)
     if wrapper:
-        return _unwrap(state_dict[wrapper])
-    tensors = {key.removeprefix("module."): _as_array(value) for key, value in state_dict.items()}
-    return {key: value for key, value in tensors.items() if not re.fullmatch(_BUFFERS, key)}
+        return _strip(state_dict[wrapper])
+    return {key.removeprefix("module."): value for key, value in state_dict.items()}
 
 
 def _as_array(value):
-    if hasattr(value, "detach") and not value.is_sparse:  # a PyTorch tensor; NumPy has no bfloat16
-        value = value.detach().cpu()
-        value = (value.float() if value.is_floating_point() and value.element_size() < 4 else value).numpy()
+    if hasattr(value, "detach"):  # a PyTorch tensor; NumPy has no bfloat16
+        with contextlib.suppress(TypeError, RuntimeError):  # sparse, quantised and the like stay what they are
+            value = value.detach().cpu()
+            value = (value.float() if value.is_floating_point() and value.element_size() < 4 else value).numpy()
     if not isinstance(value, np.ndarray | np.number):
-        return np.empty((0,))  # no tensor: of no parameter's shape
+        return np.empty((0,))  # of no parameter's shape
     return value.astype(np.float32) if value.dtype == np.float16 else np.asarray(value)
 
 

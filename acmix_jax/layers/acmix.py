@@ -34,7 +34,8 @@ class ACmix(nn.Module):
       num_heads: heads of v, and of q and k too if `qk_heads` is None; N in the paper.
       qk_heads: heads of q and of k, as wide as those of v; 1 in SAN.
       attention: the attention kind: a module class or partial that takes dtype and name, and stride and dilation
-        where they are not 1.
+        where they are not 1: LocalAttention, PatchwiseAttention and PairwiseAttention do. With `reduction`, only
+        GlobalAttention will do; WindowAttention needs a map of whole windows.
       kernel_size: width of the convolution, odd (k_c in the paper).
       reduction: k and v come from a map this much smaller, made by a strided convolution and LayerNorm (PVT). The
         convolution path repeats them to the full size; fc acts on each pixel alone, so it mixes them before that.

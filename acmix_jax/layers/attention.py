@@ -97,8 +97,9 @@ class PatchwiseAttention(_SharedWeights):
     @nn.compact
     def __call__(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         shared, taps = v.shape[-1] * v.shape[-2] // self.share, self.window_size**2
-        patches = patchwise.unfold(k[..., 0, :], **self._window).swapaxes(-1, -2)  # [B, H, W, dim, taps]
-        x = jnp.concatenate([q[:, :: self.stride, :: self.stride, 0], patches.reshape(*patches.shape[:3], -1)], axis=-1)
+        q, k = (x.reshape(*x.shape[:3], -1) for x in (q, k))
+        patches = patchwise.unfold(k, **self._window).swapaxes(-1, -2)  # [B, H, W, channels, taps]
+        x = jnp.concatenate([q[:, :: self.stride, :: self.stride], patches.reshape(*patches.shape[:3], -1)], axis=-1)
         weights = self._perceptron(x, hidden=shared, outputs=shared * taps)
         return self._aggregate(weights.reshape(*weights.shape[:3], shared, taps), v)
 
@@ -111,17 +112,20 @@ class PairwiseAttention(_SharedWeights):
 
     @nn.compact
     def __call__(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        shared, dim = v.shape[-1] * v.shape[-2] // self.share, q.shape[-1]
+        shared = v.shape[-1] * v.shape[-2] // self.share
+        q, k = (x.reshape(*x.shape[:3], -1) for x in (q, k))
 
         def difference(x, y):  # [B, H, W, taps, C]
             here = x[:, :: self.stride, :: self.stride, None]
             return here - patchwise.unfold(y, **self._window)
 
         kernel, bias = Weights((2, 2), name="position")()
-        place = (position_map(*q.shape[1:3], dtype=kernel.dtype) @ kernel + bias).astype(self.dtype)[None]
-        relation, offset = difference(q[..., 0, :], k[..., 0, :]), difference(place, place)
-        offset = jnp.broadcast_to(offset, (*relation.shape[:-1], 2))
-        logits = self._perceptron(jnp.concatenate([relation, offset], axis=-1), hidden=dim, outputs=shared)
+        place = (position_map(*q.shape[1:3], dtype=kernel.dtype) @ kernel + bias)[None]
+        relation = difference(q, k)
+        # Neighbours are close to each other, so their difference is taken before the type gets narrow.
+        offset = jnp.broadcast_to(difference(place, place).astype(self.dtype), (*relation.shape[:-1], 2))
+        x = jnp.concatenate([relation, offset], axis=-1)
+        logits = self._perceptron(x, hidden=q.shape[-1], outputs=shared)
         weights = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-2)
         return self._aggregate(weights.astype(self.dtype).swapaxes(-1, -2), v)
 

@@ -53,7 +53,7 @@ def random_state(name):
     rng = np.random.default_rng(0)
     shapes = variable_shapes(name, num_classes=10)
     variables = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), shapes)
-    return {key: torch.from_numpy(x) for key, x in to_torch(name, variables).items()}
+    return {key: torch.from_numpy(x) for key, x in to_torch(name, variables, num_batches_tracked=450_360).items()}
 
 
 def there_and_back(name, file):

@@ -194,7 +194,7 @@ NETWORKS = {
         ("pvt_small", 224, 224),
         ("pvt_small", 256, 192),
         ("swin_tiny", 224, 224),
-        # Where only one side of a map exceeds the window, theirs shifts along neither axis, and ours along that one.
+        ("swin_tiny", 224, 320),  # one side of the last map is a window's
         ("swin_tiny", 288, 256),  # zeros fill windows
         ("swin_tiny", 250, 310),  # and patches, and the pixels to merge
     ],
