@@ -40,7 +40,14 @@ def place(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("line", [line for line in SHELL if "python " in line and "convert" not in line])
+def marked(line):
+    """Small networks of all families take minutes to compile."""
+    is_slow = re.search(r"fashion_mnist\.py:|runs/resnet", line)
+    return pytest.param(line, marks=pytest.mark.slow) if is_slow else line
+
+
+@pytest.mark.xdist_group("readme")  # a command may need what those before it left
+@pytest.mark.parametrize("line", [marked(line) for line in SHELL if "python " in line and "convert" not in line])
 def test_commands_run(line, place):
     smaller = next((more for key, more in SMALLER.items() if key in line), "").format(data=shlex.quote(str(place)))
     command = re.sub(r"\bpython ([^;]+)", lambda m: f"{sys.executable} {m[1]} {smaller}", line)
