@@ -8,7 +8,8 @@ and the projection after the attention leaves the convolution path out, as in Sw
 as in the paper. A convolution path from the pieces of q alone would match as well (2.00 and 3.95 G), but the paper has
 3N pieces. Projecting k and v anew at full size would take 2.2 to 2.3 and 4.4 to 4.5 G, and without the reduction the
 tiny one has 11.5 M parameters. The class token has no place on the map: it takes part in attention, weighted with
-alpha, and the convolution does not see it.
+alpha, and the convolution does not see it. As the classifier reads only that token, the convolution of the very last
+block has no gradient in classification (in detection it has).
 
 Images may have any size: as released, a row or column that fills no patch is left out, and the position embeddings
 are interpolated. (The released code takes any grid of 56 * 56 pixels for the first stage's and leaves its embeddings as
