@@ -47,9 +47,11 @@ def test_an_upgraded_network_computes_what_the_plain_one_does(name):
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
     assert "plain layers upgraded to ACmix (alpha 1, beta 0)" in words
     before, after = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (before, after))
-    scalars = [path for path in before if path.endswith(("/alpha", "/beta"))]
-    kernels = [path for path in before if path.endswith(("/mixer/fc/kernel", "/mixer/shift/kernel"))]
-    assert len(scalars) == len(kernels) > 8
+    # PVT's classifier reads the class token alone, which the convolution of its last layer does not reach.
+    reached = [path for path in before if "pvt" not in name or "stage4" not in path]
+    scalars = [path for path in reached if path.endswith(("/alpha", "/beta"))]
+    kernels = [path for path in reached if path.endswith(("/mixer/fc/kernel", "/mixer/shift/kernel"))]
+    assert len(scalars) == len(kernels) >= 8
     assert all(before[path] != 0 for path in scalars)
     # beta = 0 multiplies their first gradient; once it has moved, they learn.
     assert all(np.all(before[path] == 0) and np.any(after[path] != 0) for path in kernels)
