@@ -51,7 +51,7 @@ def test_an_upgraded_network_computes_what_the_plain_one_does(name):
         return jax.grad(loss_of, has_aux=True)(params)
 
     before, logits = look(upgraded["params"])
-    after, _ = look(jax.tree.map(lambda p, g: p - 0.1 * g, upgraded["params"], before))
+    after, _ = look(jax.tree.map(lambda p, g: p - 1e-4 * g, upgraded["params"], before))
     assert np.isfinite(logits).all()
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     assert "plain layers upgraded to ACmix (alpha 1, beta 0)" in words
