@@ -42,7 +42,7 @@ def place(tmp_path_factory):
 
 def marked(line):
     """Small networks of all families take minutes to compile."""
-    is_slow = re.search(r"fashion_mnist\.py:|runs/resnet", line)
+    is_slow = re.search(r"fashion_mnist\.py:|runs/resnet|swin_micro_patch2", line)
     return pytest.param(line, marks=pytest.mark.slow) if is_slow else line
 
 

@@ -128,7 +128,7 @@ def test_looking_needs_the_config_of_the_run(finished):
     other.batch_size = 360  # an evaluation may choose its own
     assert workdir.config_to_look_with(folder, other) is other
     other.acmix.window_size = 3
-    with pytest.raises(UserError, match=r"acmix.window_size: 7 -> 3"):
+    with pytest.raises(UserError, match=r"acmix.window_size: None -> 3"):
         workdir.config_to_look_with(folder, other)
 
 

@@ -64,7 +64,13 @@ def test_a_small_image_is_refused(name, size, message):
         jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
 
 
-@pytest.mark.parametrize("name", ["acmix_san5_stem1", "acmix_pvt_micro_patch2", "acmix_swin_micro_patch2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "acmix_swin_micro_patch2",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("acmix_san5_stem1", "acmix_pvt_micro_patch2")),
+    ],
+)
 def test_odd_sizes_compute(name):
     model = acmix_jax.create_model(name, num_classes=3)
     images = jax.random.normal(jax.random.key(0), (2, 35, 22, 3))
