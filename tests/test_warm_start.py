@@ -18,10 +18,10 @@ from acmix_jax.warm_start import merge
 PLAIN = ["swin_micro_patch2", *(pytest.param(n, marks=pytest.mark.slow) for n in ("pvt_micro_patch2", "san5_stem1"))]
 
 
-def variables_of(name, seed, num_classes=10):
+def variables_of(name, seed, num_classes=10, channels=3):
     """Random ones without compiling anything, at which activations stay of order one."""
     model = acmix_jax.create_model(name, num_classes)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, channels)))
     rng = np.random.default_rng(seed)
     variables = {}
     for path, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items():
@@ -109,8 +109,7 @@ def test_a_plain_resnet_cannot_be_upgraded():
 
 def test_a_run_starts_from_weights(config, tmp_path, capsys):
     """From a folder as acmix_jax.convert writes it; README's commands, which are tested too, start from a run."""
-    model = acmix_jax.create_model("swin_micro_patch2", 10)
-    trained = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    _, trained = variables_of("swin_micro_patch2", 0, channels=1)
     workdir.check_unused(tmp_path / "plain")
     workdir.describe_weights(tmp_path / "plain", {"model": "swin_micro_patch2", "num_classes": 10})
     with Checkpoints(tmp_path / "plain" / "checkpoints", best="") as checkpoints:

@@ -23,9 +23,9 @@ STRIDES = {  # of c2, and how a size that it does not divide is rounded
 }
 
 
-@pytest.mark.parametrize("size", [(64, 64), (45, 70), (97, 64)])
 @pytest.mark.parametrize("name", STRIDES)
-def test_features_have_their_strides(name, size):
+def test_features_have_their_strides(name):
+    size = (45, 70)
     stride, rounded = STRIDES[name]
     for model in (acmix_jax.create_model(name), acmix_jax.create_model("acmix_" + name)):
         images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)

@@ -84,6 +84,7 @@ def test_drop_path_grows_with_depth_and_drops_whole_images():
     assert not np.array_equal(jax.jit(block.apply)(variables, x), x)
 
 
+@pytest.mark.slow
 def test_rates_reach_the_blocks():
     model = acmix_jax.create_model("pvt_micro_patch2", num_classes=2, drop_path=0.9, dropout=0.2)
     images = jnp.ones((2, 16, 16, 3))
@@ -93,7 +94,9 @@ def test_rates_reach_the_blocks():
     assert np.abs(one - two).max() > 1e-6
 
 
-@pytest.mark.parametrize("name", ["acmix_swin_micro_patch2", "acmix_pvt_micro_patch2"])
+@pytest.mark.parametrize(
+    "name", ["acmix_swin_micro_patch2", pytest.param("acmix_pvt_micro_patch2", marks=pytest.mark.slow)]
+)
 def test_initialisation(name):
     """Normal with deviation 0.02 and zero biases in linear maps; PyTorch's default in convolutions; shifts."""
     model = acmix_jax.create_model(name)
