@@ -18,7 +18,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SHELL = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line]
+BLOCKS = [block.splitlines() for block in re.findall(r"```bash\n(.*?)```", README, re.S)]
+SHELL = [line for block in BLOCKS for line in block if line]
+COMMANDS = [[line for line in block if "python " in line and "convert" not in line] for block in BLOCKS]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 SMALLER = {  # what makes a command quick; the data folder stands in for the Debian package
     "configs/digits.py": "--config.num_epochs=0.05 --config.eval_every=0",
@@ -40,21 +42,22 @@ def place(tmp_path_factory):
     return folder
 
 
-def marked(line):
+def marked(lines):
     """Small networks of all families take minutes to compile."""
-    is_slow = re.search(r"fashion_mnist\.py:|runs/resnet|swin_micro_patch2", line)
-    return pytest.param(line, marks=pytest.mark.slow) if is_slow else line
+    is_slow = any(re.search(r"fashion_mnist\.py:|swin_micro_patch2", line) for line in lines)
+    return pytest.param(lines, marks=pytest.mark.slow) if is_slow else lines
 
 
-@pytest.mark.xdist_group("readme")  # a command may need what those before it left
-@pytest.mark.parametrize("line", [marked(line) for line in SHELL if "python " in line and "convert" not in line])
-def test_commands_run(line, place):
-    smaller = next((more for key, more in SMALLER.items() if key in line), "").format(data=shlex.quote(str(place)))
-    command = re.sub(r"\bpython ([^;]+)", lambda m: f"{sys.executable} {m[1]} {smaller}", line)
-    command = command.replace("runs/", f"{place}/")
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    done = subprocess.run(["bash", "-ec", command], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("lines", [marked(lines) for lines in COMMANDS if lines], ids=lambda lines: lines[0])
+def test_commands_run(lines, place):
+    """Those of one block, in their order."""
+    for line in lines:
+        smaller = next((more for key, more in SMALLER.items() if key in line), "").format(data=shlex.quote(str(place)))
+        command = re.sub(r"\bpython ([^;]+)", lambda m: f"{sys.executable} {m[1]} {smaller}", line)  # noqa: B023
+        command = command.replace("runs/", f"{place}/")
+        environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+        done = subprocess.run(["bash", "-ec", command], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("code", PYTHON)
