@@ -10,7 +10,11 @@ import acmix_jax
 from acmix_jax.backbones import pvt, resnet, san, swin
 from acmix_jax.models import family_of
 
-FAST = ["acmix_san5_stem1", "acmix_pvt_micro_patch2", "acmix_swin_micro_patch2"]
+FAST = {
+    "acmix_san5_stem1": {"window_size": 3, "dtypes": ["float32"]},
+    "acmix_pvt_micro_patch2": {"dtypes": ["float32"]},
+    "acmix_swin_micro_patch2": {"dtypes": ["float32", "bfloat16"]},
+}
 
 
 def cut(name):
@@ -65,10 +69,10 @@ def check(name, size, dtypes=("float32", "bfloat16"), **fields):
         assert np.mean(found[-2:]) < 0.8 * found[0], found
 
 
-@pytest.mark.parametrize("name", FAST)
-def test_a_small_model_of_each_family_learns(name):
-    """That of ResNet does in test_train.py. SAN's 7x7 taps take long to compile; all of it is in the slow tests."""
-    check(name, 16, **({"window_size": 3, "dtypes": ["float32"]} if "san" in name else {}))
+@pytest.mark.parametrize(("name", "fields"), FAST.items())
+def test_a_small_model_of_each_family_learns(name, fields):
+    """That of ResNet does in test_train.py. These take long to compile; all types are in the slow tests."""
+    check(name, 16, **fields)
 
 
 @pytest.mark.slow
