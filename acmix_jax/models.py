@@ -63,7 +63,7 @@ def create_model(
     return Classifier(backbone, num_classes, dtype=dtype, **family.head)
 
 
-def _resnet(name, is_acmix, dtype, window_size=7, attention_form="tiled", **fields):
+def _resnet(name, is_acmix, dtype, window_size=7, attention_form=None, **fields):
     """The 3x3 convolutions, or ACmix as the released ResNet has it: 4 heads, a 7x7 window, Kaiming initialisation."""
     attention = partial(LocalAttention, window_size=window_size, form=attention_form, kernel_init=kaiming_fan_out)
     mixer = partial(ACmix, attention=attention, kernel_init=kaiming_fan_out, **fields)

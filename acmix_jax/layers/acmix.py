@@ -38,7 +38,7 @@ class ACmix(nn.Module):
         GlobalAttention will do; WindowAttention needs a map of whole windows.
       kernel_size: width of the convolution, odd (k_c in the paper).
       reduction: k and v come from a map this much smaller, made by a strided convolution and LayerNorm (PVT). The
-        convolution path repeats them to the full size; fc acts on each pixel alone, so it mixes them before that.
+        convolution path repeats them to the full size.
       project: a linear map after the attention, which the convolution path does not pass (Swin, PVT).
       paths: "both", or only "attention" or "convolution" (then without alpha and beta).
       shift_form: a form of ops/shift.py; None picks the fastest.
@@ -170,7 +170,7 @@ class ACmix(nn.Module):
             raise UserError(f"kernel_size={self.kernel_size} has no centre pixel; use an odd number")
         size, taps, pieces = self.kernel_size, self.kernel_size**2, sum(self._heads)
         conv_init = self.conv_init or self.kernel_init
-        form = self.shift_form or shift.fastest_form(x.shape[-1], self.features, self.reduction)
+        form = self.shift_form or shift.fastest_form(x.shape[-1], self.stride)
         check_choice("shift_form", form, shift.FORMS)
 
         def shift_init(key, shape, dtype=jnp.float32):
@@ -182,16 +182,25 @@ class ACmix(nn.Module):
             name="shift",
         )()  # fmt: skip
         place = {"stride": self.stride, "dilation": self.dilation}
+        fine = pieces if self.reduction == 1 else self._heads[0]  # pieces on the grid of x; the others are coarser
+        narrow = [p if p is None else p.astype(self.dtype) for p in (fc, fc_bias, kernel)]
         if form == "dense":
-            if self.reduction > 1:
-                raise UserError("shift_form='dense' needs q, k and v on one grid; use slices or group_conv")
-            kernels = (qkv.reshape(x.shape[-1], pieces, -1), qkv_bias.reshape(pieces, -1), fc, fc_bias, kernel)
-            return shift.dense_convolution(x, *kernels, **place)
-        fc, fc_bias, kernel = jax.tree.map(lambda p: p.astype(self.dtype), (fc, fc_bias, kernel))
-        if self.reduction == 1:
-            mixed = shift.mix_pieces(jnp.concatenate([queries, keys_values], axis=3), fc, fc_bias)
+            width = fine * (self.features // self.num_heads)
+            projections = qkv[:, :width].reshape(x.shape[-1], fine, -1), qkv_bias[:width].reshape(fine, -1)
+            convolved = shift.dense_convolution(x, *projections, fc[:fine], fc_bias, kernel, **place)
+            fc, fc_bias, kernel = narrow
         else:
-            coarse = shift.mix_pieces(keys_values, fc[self._heads[0] :], fc_bias)
-            mixed = shift.mix_pieces(queries, fc[: self._heads[0]])
-            mixed += shift.repeat_pixels(coarse, self.reduction, *x.shape[1:3])
-        return shift.shift_convolution(mixed, kernel, form=form, **place)
+            fc, fc_bias, kernel = narrow
+            if self.reduction == 1:
+                queries = jnp.concatenate([queries, keys_values], axis=3)
+            elif form in shift.TAP_FORMS:
+                taps = shift.mix_pieces(queries, fc[:fine], fc_bias)
+                coarse = shift.mix_pieces(keys_values, fc[fine:])
+                taps += shift.repeat_pixels(coarse, self.reduction, *x.shape[1:3])
+                return shift.shift_taps(taps, kernel, form=form, **place)
+            convolved = shift.shift_convolution(queries, fc[:fine], fc_bias, kernel, form=form, **place)
+        if self.reduction == 1:
+            return convolved
+        return convolved + shift.repeated_shift_convolution(
+            keys_values, fc[fine:], kernel, factor=self.reduction, size=x.shape[1:3], **place
+        )

@@ -25,14 +25,14 @@ class LocalAttention(nn.Module):
       window_size: width of the window in taps, odd (7 in the paper).
       stride, dilation: see `ops.neighborhood`.
       position: adds the relative position term, a learned linear map of the coordinate difference.
-      form: a form of `neighborhood_attention`.
+      form: a form of `neighborhood_attention`; None picks the fastest.
     """
 
     window_size: int = 7
     stride: int = 1
     dilation: int = 1
     position: bool = True
-    form: str = "tiled"
+    form: str | None = None
     kernel_init: Initializer = torch_default
     dtype: Any = jnp.float32
 

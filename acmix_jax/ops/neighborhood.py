@@ -7,6 +7,9 @@ edge repeat), as often as needed. A map smaller than the window is therefore see
 map fills its window alone.
 """
 
+from functools import partial
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +18,8 @@ from jax import lax
 from acmix_jax.errors import UserError, check_choice
 
 LARGEST_TILE = 8  # queries per tile and axis
+RECOMPUTED_TILE = 4  # the same in the recomputed form
+LARGEST_KEPT = 1024  # pixels; the weights of a larger map are computed again for the gradient
 _NEVER = -1e30  # stands for log(0); finite, so that adding two of them gives no NaN
 
 
@@ -24,7 +29,12 @@ def position_map(height: int, width: int, dtype=jnp.float32) -> jax.Array:
     return jnp.stack([x, y], axis=-1).astype(dtype)
 
 
-def neighborhood_attention(q, k, v, position=None, *, window_size=7, stride=1, dilation=1, form="tiled"):
+def fastest_form(height: int, width: int) -> str:
+    """The form to train with on a map of this size, from the measurements in docs/performance.md."""
+    return "recomputed" if height * width > LARGEST_KEPT else "tiled"
+
+
+def neighborhood_attention(q, k, v, position=None, *, window_size=7, stride=1, dilation=1, form=None):
     """Softmax attention of each query over its window.
 
     The logit of query i for window pixel p is `q_i . (k_p + position_i - position_p) / sqrt(dim)`, the relative
@@ -36,7 +46,7 @@ def neighborhood_attention(q, k, v, position=None, *, window_size=7, stride=1, d
       window_size: odd; a window has `window_size ** 2` taps.
       stride: distance between queries.
       dilation: distance between the taps of a window.
-      form: "tiled" (fast) or "reference" (the definition); equal in value and gradient.
+      form: "reference" (the definition), "tiled" or "recomputed", equal in value and gradient; None picks the fastest.
 
     Returns:
       `[B, ceil(H / stride), ceil(W / stride), heads, dim]` in the type of v. The softmax runs in float32 or wider.
@@ -46,6 +56,7 @@ def neighborhood_attention(q, k, v, position=None, *, window_size=7, stride=1, d
     """
     if window_size % 2 == 0:
         raise UserError(f"window_size={window_size} has no centre pixel; use an odd number")
+    form = form or fastest_form(*k.shape[1:3])
     check_choice("form of the attention", form, FORMS)
     return FORMS[form](q, k, v, position, window_size, stride, dilation)
 
@@ -83,51 +94,154 @@ def _tiled(q, k, v, position, window_size, stride, dilation):
     attending to that pixel once more: with `n` copies in the window its weight is `n exp(logit)`, so `log(n)` added
     to the logit replaces both the padding and the window's mask, and a patch never leaves the map.
     """
+    q, k, v = _prepare(q, k, v, position, stride)
+    rows, columns = _cuts(k.shape[2:4], window_size, stride, dilation, LARGEST_TILE)
+    keys, values = (_patches(jnp.stack([x[:, :, s : s + rows.patch] for s in rows.starts]), columns) for x in (k, v))
+    log_copies = _log_copies(rows, columns, jnp.promote_types(q.dtype, jnp.float32))
+    out, _ = _attend(_tiles(q, rows, columns), keys, values, log_copies[:, None, None])
+    return _join(out, rows, columns, q.shape[1:3])
+
+
+def _recomputed(q, k, v, position, window_size, stride, dilation):
+    """Row after row of smaller tiles; the gradient computes the weights again instead of keeping them.
+
+    So the weights of one row of tiles, which fit into a cache, are all that exists of them at any time.
+    """
+    q, k, v = _prepare(q, k, v, position, stride)
+    rows, columns = _cuts(k.shape[2:4], window_size, stride, dilation, RECOMPUTED_TILE)
+    out = _scan(_tiles(q, rows, columns), k, v, window_size, stride, dilation)
+    return _join(out, rows, columns, q.shape[1:3])
+
+
+def _prepare(q, k, v, position, stride):
+    """Queries at their places, scaled; keys with their position, and values, heads first `[B, heads, H, W, dim]`."""
     if position is not None:
         k = k - position[:, :, None]
-    starts_y, patch_y, copies_y = _cut(q.shape[1], window_size, stride, dilation)
-    starts_x, patch_x, copies_x = _cut(q.shape[2], window_size, stride, dilation)
-    (tiles_y, tile_y, _), (tiles_x, tile_x, _) = copies_y.shape, copies_x.shape
-    batch, _, _, heads, dim = q.shape
+    q = q[:, ::stride, ::stride] * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+    return q, k.transpose(0, 3, 1, 2, 4), v.transpose(0, 3, 1, 2, 4)
 
-    def patches(x):  # [B, H, W, heads, dim] -> [B, tiles_y, tiles_x, heads, patch_y * patch_x, dim]
-        x = jnp.stack([x[:, s : s + patch_y] for s in starts_y], axis=1)
-        x = jnp.stack([x[:, :, :, s : s + patch_x] for s in starts_x], axis=2)
-        x = x.transpose(0, 1, 2, 5, 3, 4, 6)
-        return x.reshape(batch, tiles_y, tiles_x, heads, patch_y * patch_x, x.shape[-1])
 
-    q = q[:, ::stride, ::stride]
-    height, width = q.shape[1:3]
-    q = jnp.pad(q, ((0, 0), (0, tiles_y * tile_y - height), (0, tiles_x * tile_x - width), (0, 0), (0, 0)))
-    q = q.reshape(batch, tiles_y, tile_y, tiles_x, tile_x, heads, dim).transpose(0, 1, 3, 5, 2, 4, 6)
-    q = q.reshape(batch, tiles_y, tiles_x, heads, tile_y * tile_x, dim) * jnp.asarray(dim**-0.5, q.dtype)
-
-    logits = _dot("byxnqd,byxnkd->byxnqk", q, patches(k))
-    log_copies = jnp.asarray(
-        copies_y[:, None, :, None, :, None] + copies_x[None, :, None, :, None, :], logits.dtype
-    )  # [tiles_y, tiles_x, tile_y, tile_x, patch_y, patch_x]
-    logits += log_copies.reshape(tiles_y, tiles_x, 1, tile_y * tile_x, patch_y * patch_x)
+def _attend(q, keys, values, log_copies):
+    """One softmax attention for each tile: the output, and the logarithm of each query's sum, `[..., queries, 1]`."""
+    logits = _dot("...qd,...kd->...qk", q, keys) + log_copies
+    largest = lax.stop_gradient(logits.max(axis=-1, keepdims=True))
     # Softmax with the division after the product, where the array is smaller; the shift by the maximum cancels.
-    weights = jnp.exp(logits - lax.stop_gradient(logits.max(axis=-1, keepdims=True))).astype(v.dtype)
-    out = jnp.einsum("byxnqk,byxnkd->byxnqd", weights, patches(v), preferred_element_type=logits.dtype)
-    out = (out / weights.sum(axis=-1, keepdims=True, dtype=logits.dtype)).astype(v.dtype)
-    out = out.reshape(batch, tiles_y, tiles_x, heads, tile_y, tile_x, v.shape[-1]).transpose(0, 1, 4, 2, 5, 3, 6)
-    return out.reshape(batch, tiles_y * tile_y, tiles_x * tile_x, heads, v.shape[-1])[:, :height, :width]
+    weights = jnp.exp(logits - largest).astype(values.dtype)
+    total = weights.sum(axis=-1, keepdims=True, dtype=logits.dtype)
+    out = jnp.einsum("...qk,...kd->...qd", weights, values, preferred_element_type=logits.dtype)
+    return (out / total).astype(values.dtype), largest + jnp.log(total)
 
 
-def _cut(size, window_size, stride, dilation):
-    """Cuts one axis into tiles of queries: (first input index of each tile's patch, length of a patch, log copies).
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _scan(q, k, v, window_size, stride, dilation):
+    """`_attend` of one row of tiles after the other: q `[tiles_y, B, heads, tiles_x, queries, dim]` to the same."""
+    return _scan_forward(q, k, v, window_size, stride, dilation)[0]
 
-    Log copies, `[tiles, tile, patch]`: how often each query of a tile sees each index of the patch, as a logarithm.
-    """
+
+def _scan_forward(q, k, v, window_size, stride, dilation):
+    rows, columns = _cuts(k.shape[2:4], window_size, stride, dilation, RECOMPUTED_TILE)
+
+    def row_of_tiles(_, xs):
+        q, log_copies, start = xs
+        keys, values = (_patches(lax.dynamic_slice_in_dim(x, start, rows.patch, axis=2), columns) for x in (k, v))
+        return None, _attend(q, keys, values, log_copies)
+
+    log_copies = _log_copies(rows, columns, jnp.promote_types(q.dtype, jnp.float32))
+    _, (out, log_total) = lax.scan(row_of_tiles, None, (q, log_copies, jnp.asarray(rows.starts)))
+    return out, (q, k, v, out, log_total)
+
+
+def _scan_backward(window_size, stride, dilation, residuals, gradient):
+    q, k, v, out, log_total = residuals
+    rows, columns = _cuts(k.shape[2:4], window_size, stride, dilation, RECOMPUTED_TILE)
+    wide = log_total.dtype
+
+    def add(total, part, start):
+        """Adds what each patch of a row of tiles `[B, heads, tiles_x, keys, dim]` gives to the rows from `start`."""
+        part = part.reshape(*part.shape[:3], rows.patch, columns.patch, part.shape[-1])
+        beyond = total.shape[3] - columns.patch
+        part = sum(
+            jnp.pad(part[:, :, i].astype(wide), ((0, 0), (0, 0), (0, 0), (s, beyond - s), (0, 0)))
+            for i, s in enumerate(columns.starts)
+        )
+        part += lax.dynamic_slice_in_dim(total, start, rows.patch, axis=2)
+        return lax.dynamic_update_slice_in_dim(total, part, start, axis=2)
+
+    def row_of_tiles(totals, xs):
+        q, out, log_total, gradient, log_copies, start = xs
+        keys, values = (_patches(lax.dynamic_slice_in_dim(x, start, rows.patch, axis=2), columns) for x in (k, v))
+        # Keys before queries: most products then read their operands as they lie in memory.
+        logits = _dot("bnxqd,bnxkd->bnxkq", q, keys) + log_copies.swapaxes(-1, -2)
+        weights = jnp.exp(logits - log_total.swapaxes(-1, -2))
+        mean = (gradient.astype(wide) * out.astype(wide)).sum(axis=-1)[..., None, :]
+        of_logits = (weights * (_dot("bnxqd,bnxkd->bnxkq", gradient, values) - mean)).astype(q.dtype)
+        of_q = jnp.einsum("bnxkq,bnxkd->bnxqd", of_logits, keys)
+        of_k = jnp.einsum("bnxkq,bnxqd->bnxkd", of_logits, q)
+        of_v = jnp.einsum("bnxkq,bnxqd->bnxkd", weights.astype(q.dtype), gradient)
+        return (add(totals[0], of_k, start), add(totals[1], of_v, start)), of_q
+
+    zeros = (jnp.zeros(k.shape, wide), jnp.zeros(v.shape, wide))
+    each = (q, out, log_total, gradient, _log_copies(rows, columns, wide), jnp.asarray(rows.starts))
+    (of_k, of_v), of_q = lax.scan(row_of_tiles, zeros, each)
+    return of_q, of_k.astype(k.dtype), of_v.astype(v.dtype)
+
+
+_scan.defvjp(_scan_forward, _scan_backward)
+
+
+class _Cut(NamedTuple):
+    """How one axis is cut into tiles of queries."""
+
+    starts: list[int]  # first index of the patch of keys that belongs to each tile
+    patch: int  # its length
+    log_copies: np.ndarray  # [tiles, tile, patch], how often each query sees each index of the patch, as a logarithm
+
+
+def _cuts(size, window_size, stride, dilation, largest):
+    """Both axes of a map of `size` (height, width)."""
+    return tuple(_cut(n, window_size, stride, dilation, largest) for n in size)
+
+
+def _cut(size, window_size, stride, dilation, largest):
+    """Cuts an axis of `size` keys into tiles of at most `largest` queries."""
     windows = window_indices(size, window_size, stride, dilation)
-    tiles = -(-len(windows) // LARGEST_TILE)
+    tiles = -(-len(windows) // largest)
     tile = -(-len(windows) // tiles)
     windows = windows[np.minimum(np.arange(tiles * tile), len(windows) - 1)].reshape(tiles, tile, window_size)
     patch = 1 + (windows.max((1, 2)) - windows.min((1, 2))).max()
     starts = np.minimum(windows.min((1, 2)), size - patch)
     copies = (windows[..., None] == (starts[:, None] + np.arange(patch))[:, None, None]).sum(2)
-    return starts.tolist(), int(patch), np.where(copies, np.log(np.maximum(copies, 1)), _NEVER)
+    return _Cut(starts.tolist(), int(patch), np.where(copies, np.log(np.maximum(copies, 1)), _NEVER))
+
+
+def _log_copies(rows, columns, dtype):
+    """Of whole tiles, `[tiles_y, tiles_x, queries, keys]`."""
+    y, x = rows.log_copies, columns.log_copies
+    both = y[:, None, :, None, :, None] + x[None, :, None, :, None, :]
+    return jnp.asarray(both.reshape(*both.shape[:2], y.shape[1] * x.shape[1], -1), dtype)
+
+
+def _patches(x, columns):
+    """`[..., patch_y, W, dim]` to the patches of a row of tiles, `[..., tiles_x, patch_y * patch_x, dim]`."""
+    x = jnp.stack([x[..., s : s + columns.patch, :] for s in columns.starts], axis=-4)
+    return x.reshape(*x.shape[:-3], -1, x.shape[-1])
+
+
+def _tiles(x, rows, columns):
+    """`[B, H, W, heads, dim]` to `[tiles_y, B, heads, tiles_x, queries, dim]`; zeros where a tile leaves the map."""
+    (tiles_y, tile_y, _), (tiles_x, tile_x, _) = rows.log_copies.shape, columns.log_copies.shape
+    batch, height, width, heads, dim = x.shape
+    x = jnp.pad(x, ((0, 0), (0, tiles_y * tile_y - height), (0, tiles_x * tile_x - width), (0, 0), (0, 0)))
+    x = x.reshape(batch, tiles_y, tile_y, tiles_x, tile_x, heads, dim).transpose(1, 0, 5, 3, 2, 4, 6)
+    return x.reshape(tiles_y, batch, heads, tiles_x, tile_y * tile_x, dim)
+
+
+def _join(x, rows, columns, size):
+    """The inverse of `_tiles`, for a map of `size` (height, width)."""
+    (tiles_y, tile_y, _), (tiles_x, tile_x, _) = rows.log_copies.shape, columns.log_copies.shape
+    _, batch, heads, _, _, dim = x.shape
+    x = x.reshape(tiles_y, batch, heads, tiles_x, tile_y, tile_x, dim).transpose(1, 0, 4, 3, 5, 2, 6)
+    return x.reshape(batch, tiles_y * tile_y, tiles_x * tile_x, heads, dim)[:, : size[0], : size[1]]
 
 
 def _dot(subscripts, q, k):
@@ -135,4 +249,4 @@ def _dot(subscripts, q, k):
     return jnp.einsum(subscripts, q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
 
 
-FORMS = {"reference": _reference, "tiled": _tiled}
+FORMS = {"reference": _reference, "tiled": _tiled, "recomputed": _recomputed}

@@ -6,22 +6,33 @@ fc mixes them into k^2 taps `[B, H, W, dim, k^2]`, tap t = y * k + x. The shift 
 in-head channel j, the order of the released code. Zeros lie outside the map, output pixel (i, j) sits at input
 pixel (stride * i, stride * j), and the k x k taps are `dilation` pixels apart.
 
-"slices" is the definition. "group_conv" is the paper's figure 3: its backward takes seconds on a CPU, because XLA
-differentiates grouped convolutions slowly there. "dense" uses that the path is linear in x: one ordinary
-convolution whose kernel is composed from all the parameters.
+"slices" is the definition: nine shifted copies of the taps, one product each. "group_conv" is the paper's figure 3,
+"grouped" the same with fc composed into the kernel: on a CPU their backward takes seconds, because XLA differentiates
+grouped convolutions slowly there. "multiply_shift" multiplies first and shifts the k^2 results. "dense" uses that the
+path is linear in x: one ordinary convolution whose kernel is composed from all the parameters.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-FORMS = ("dense", "slices", "group_conv")
-LARGEST_DENSE = 256  # features; beyond, nine slices cost less than a dense kernel (docs/performance.md)
+from acmix_jax.errors import check_choice
+
+TAP_FORMS = ("slices", "group_conv")  # mix the pieces into taps first
+PIECE_FORMS = (*TAP_FORMS, "multiply_shift", "grouped")  # start from the pieces of Stage I
+FORMS = (*PIECE_FORMS, "dense")  # dense starts from the layer's input
+LARGEST_DENSE = {"cpu": 112}  # input features at stride 1; beyond, multiply_shift is faster (docs/performance.md)
 
 
-def fastest_form(in_features: int, features: int, reduction: int = 1) -> str:
-    """The form to train with, for a layer of these widths; a coarser grid of k and v rules out the dense kernel."""
-    return "dense" if max(in_features, features) <= LARGEST_DENSE and reduction == 1 else "slices"
+def fastest_form(in_features: int, stride: int = 1, backend: str | None = None) -> str:
+    """The form to train with on a backend (None: the one in use), from the measurements in docs/performance.md.
+
+    For each output pixel, dense costs k^2 multiply-adds per input feature and output; what multiply_shift costs, for
+    each input pixel, does not grow with the input. Where nothing was measured it is dense, which matrix units like.
+    """
+    largest = LARGEST_DENSE.get(backend or jax.default_backend(), in_features)
+    return "dense" if in_features <= largest * stride**2 else "multiply_shift"
 
 
 def shift_kernel(kernel_size: int, outputs: int, dtype=jnp.float32) -> jax.Array:
@@ -53,22 +64,19 @@ def mix_pieces(pieces, fc, fc_bias=None):
 
 def repeat_pixels(x, factor, height, width):
     """Nearest upsampling: each pixel of `[B, h, w, ...]` becomes a block; the last ones go on to `height`, `width`."""
-    for axis, size in ((1, height), (2, width)):
-        blocks = jnp.expand_dims(x, axis + 1)
-        blocks = jnp.broadcast_to(blocks, (*blocks.shape[: axis + 1], factor, *blocks.shape[axis + 2 :]))
-        x = blocks.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
-        beyond = [(0, size - x.shape[axis]) if i == axis else (0, 0) for i in range(x.ndim)]
-        x = jnp.pad(x, beyond, mode="edge")
-    return x
+    rows, columns = (
+        np.minimum(np.arange(size) // factor, coarse - 1)
+        for size, coarse in zip((height, width), x.shape[1:3], strict=True)
+    )
+    return x[:, rows][:, :, columns]
 
 
-def shift_convolution(taps, kernel, *, stride=1, dilation=1, form="slices"):
-    """Shift and sum with a learnable kernel.
+def shift_taps(taps, kernel, *, stride=1, dilation=1, form="slices"):
+    """Shift and sum with a learnable kernel, in one of TAP_FORMS.
 
     Args:
       taps: `[B, H, W, dim, k^2]`.
       kernel: `[k, k, k^2, dim * N]`.
-      form: "slices" or "group_conv"; equal in value and gradient.
 
     Returns:
       `[B, ceil(H / stride), ceil(W / stride), dim * N]`.
@@ -81,6 +89,87 @@ def shift_convolution(taps, kernel, *, stride=1, dilation=1, form="slices"):
     shifted = _shifted(taps, kernel_size, stride, dilation)
     out = sum(jnp.einsum("bhwdt,tdn->bhwdn", x, bank) for x, bank in zip(shifted, banks, strict=True))
     return out.reshape(*out.shape[:3], -1)
+
+
+def shift_convolution(pieces, fc, fc_bias, kernel, *, stride=1, dilation=1, form="slices"):
+    """Mix the pieces, then shift and sum them with a learnable kernel.
+
+    Args:
+      pieces: `[B, H, W, S, dim]`.
+      fc: `[S, k^2]`; fc_bias: `[k^2]` or None.
+      kernel: `[k, k, k^2, dim * N]`.
+      form: one of PIECE_FORMS; equal in value and gradient.
+
+    Returns:
+      `[B, ceil(H / stride), ceil(W / stride), dim * N]`.
+
+    Raises:
+      UserError: unknown `form`.
+    """
+    check_choice("form of the convolution", form, PIECE_FORMS)
+    if form in TAP_FORMS:
+        return shift_taps(mix_pieces(pieces, fc, fc_bias), kernel, stride=stride, dilation=dilation, form=form)
+    kernel_size, _, count, _ = kernel.shape
+    batch, height, width, _, dim = pieces.shape
+    banks = kernel.reshape(kernel_size**2, count, dim, -1)  # [shift, tap, dim, N]
+    if form == "multiply_shift":
+        products = _products(pieces, fc, fc_bias, banks)  # [dim, B, H, W, shift, N]
+        padded = _pad(products, axis=2, margin=dilation * (kernel_size // 2))
+        shifted = _views(padded, 2, height, width, kernel_size, stride, dilation)
+        out = sum(x[:, :, :, :, t] for t, x in enumerate(shifted))
+        return jnp.moveaxis(out, 0, 3).reshape(*out.shape[1:4], -1)
+    composed = jnp.einsum("st,ytdn->ysdn", fc, banks).reshape(kernel_size, kernel_size, fc.shape[0], -1)
+    out = _convolve(pieces.swapaxes(3, 4).reshape(batch, height, width, -1), composed, stride, dilation, groups=dim)
+    if fc_bias is None:
+        return out
+    return out + _at_the_border(jnp.broadcast_to(fc_bias, (dim, count)), kernel, height, width, stride, dilation)
+
+
+def repeated_shift_convolution(pieces, fc, kernel, *, factor, size, stride=1, dilation=1):
+    """`shift_convolution` of pieces on a coarser grid, each pixel of which is first repeated `factor` x `factor` times.
+
+    Repeating, shifting and summing together are one product with a matrix of zeros and ones along each axis, so that
+    the taps never exist at full size. A map whose size is no multiple of `factor` ends with more of its last pixels.
+
+    Args:
+      pieces: `[B, h, w, S, dim]`.
+      fc: `[S, k^2]`.
+      kernel: `[k, k, k^2, dim * N]`.
+      size: (H, W) of the repeated map.
+    """
+    kernel_size, _, count, _ = kernel.shape
+    batch, *coarse, _, dim = pieces.shape
+    products = _products(pieces, fc, None, kernel.reshape(kernel_size**2, count, dim, -1))
+    products = products.reshape(dim, batch, *coarse, kernel_size, kernel_size, -1)  # [dim, B, h, w, k, k, N]
+    y, x = (
+        jnp.asarray(_repeat_and_shift(*sizes, factor, kernel_size, stride, dilation), products.dtype)
+        for sizes in zip(coarse, size, strict=True)
+    )
+    rows = jnp.einsum("dbhwyxn,yih->bixwdn", products, y)
+    out = jnp.einsum("bixwdn,xjw->bijdn", rows, x)
+    return out.reshape(*out.shape[:3], -1)
+
+
+def _repeat_and_shift(coarse, size, factor, kernel_size, stride, dilation):
+    """`[k, ceil(size / stride), coarse]`: one where an output pixel sees a coarse pixel through a tap."""
+    matrix = np.zeros((kernel_size, -(-size // stride), coarse))
+    for tap, i in np.ndindex(matrix.shape[:2]):
+        place = stride * i + dilation * (tap - kernel_size // 2)
+        if 0 <= place < size:
+            matrix[tap, i, min(place // factor, coarse - 1)] = 1
+    return matrix
+
+
+def _products(pieces, fc, fc_bias, banks):
+    """What each pixel gives to each of its neighbours: `[dim, B, H, W, shift, N]`."""
+    taps, outputs = banks.shape[1], banks.shape[3]
+    if fc.shape[0] * outputs <= fc.shape[0] + taps * outputs:  # multiply-adds for each pixel: fc composed, or first
+        products = jnp.einsum("bhwsd,sdyn->dbhwyn", pieces, jnp.einsum("st,ytdn->sdyn", fc, banks))
+        if fc_bias is None:
+            return products
+        return products + jnp.einsum("t,ytdn->dyn", fc_bias, banks)[:, None, None, None]
+    mixed = jnp.einsum("bhwsd,st->dbhwt", pieces, fc)
+    return jnp.einsum("dbhwt,ytdn->dbhwyn", mixed if fc_bias is None else mixed + fc_bias, banks)
 
 
 def dense_convolution(x, qkv, qkv_bias, fc, fc_bias, kernel, *, stride=1, dilation=1):
@@ -98,23 +187,38 @@ def dense_convolution(x, qkv, qkv_bias, fc, fc_bias, kernel, *, stride=1, dilati
     dim = qkv.shape[-1]
     grouped = kernel.reshape(*kernel.shape[:3], dim, -1)  # [k, k, tap, dim, N]
     composed = jnp.einsum("csd,st,yxtdn->yxcdn", qkv, fc, grouped, optimize="optimal")
-    tap_bias = jnp.einsum("sd,st->dt", qkv_bias, fc)
-    if fc_bias is not None:
-        tap_bias += fc_bias
-    bias = jnp.einsum("dt,yxtdn->yxdn", tap_bias, grouped)
     composed = composed.reshape(*composed.shape[:3], -1).astype(x.dtype)  # [k, k, C_in, dim * N]
-    bias = bias.reshape(*bias.shape[:2], 1, -1).astype(x.dtype)  # [k, k, 1, dim * N]
-    ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
-    return _convolve(x, composed, stride, dilation) + _convolve(ones, bias, stride, dilation)
+    bias = jnp.einsum("sd,st->dt", qkv_bias, fc)
+    bias = _at_the_border(bias if fc_bias is None else bias + fc_bias, kernel, *x.shape[1:3], stride, dilation)
+    return _convolve(x, composed, stride, dilation) + bias.astype(x.dtype)
+
+
+def _at_the_border(bias, kernel, height, width, stride, dilation):
+    """What a bias of the taps `[dim, k^2]` gives to each output pixel; fewer of them count at the border."""
+    grouped = kernel.reshape(*kernel.shape[:3], bias.shape[0], -1)
+    bias = jnp.einsum("dt,yxtdn->yxdn", bias, grouped)
+    bias = bias.reshape(*bias.shape[:2], 1, -1)  # [k, k, 1, dim * N]
+    return _convolve(jnp.ones((1, height, width, 1), bias.dtype), bias, stride, dilation)
 
 
 def _shifted(taps, kernel_size, stride, dilation):
     """The map as seen from each of the k x k places: a list of k^2 slices `[B, H_out, W_out, dim, k^2]`."""
-    height, width = taps.shape[1:3]
-    margin = dilation * (kernel_size // 2)
-    padded = jnp.pad(taps, ((0, 0), (margin, margin), (margin, margin), (0, 0), (0, 0)))
+    padded = _pad(taps, axis=1, margin=dilation * (kernel_size // 2))
+    return _views(padded, 1, *taps.shape[1:3], kernel_size, stride, dilation)
+
+
+def _pad(x, axis, margin):
+    """Zeros around the two axes of the map, `axis` and the one after it."""
+    return jnp.pad(x, [(margin, margin) if i in (axis, axis + 1) else (0, 0) for i in range(x.ndim)])
+
+
+def _views(padded, axis, height, width, kernel_size, stride, dilation):
+    """The k^2 shifted slices of a padded map."""
     offsets = [dilation * i for i in range(kernel_size)]
-    return [padded[:, y : y + height : stride, x : x + width : stride] for y in offsets for x in offsets]
+    before = (slice(None),) * axis
+    return [
+        padded[(*before, slice(y, y + height, stride), slice(x, x + width, stride))] for y in offsets for x in offsets
+    ]
 
 
 def _convolve(x, kernel, stride, dilation, groups=1):

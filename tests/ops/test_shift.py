@@ -1,8 +1,10 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from acmix_jax.ops import shift
@@ -12,16 +14,16 @@ def draw(rng, *shape):
     return jnp.asarray(rng.normal(size=shape))
 
 
-@pytest.mark.parametrize("form", ["slices", "group_conv"])
+@pytest.mark.parametrize("form", shift.PIECE_FORMS)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("kernel_size", "dilation"), [(1, 1), (3, 1), (3, 2), (5, 1)])
 def test_shift_kernel_shifts_and_sums(form, stride, kernel_size, dilation):
     dim, outputs = 3, 2
-    taps = draw(np.random.default_rng(0), 2, 7, 6, dim, kernel_size**2).astype(jnp.float32)
-    kernel = shift.shift_kernel(kernel_size, dim * outputs)
+    pieces = draw(np.random.default_rng(0), 2, 7, 6, kernel_size**2, dim).astype(jnp.float32)
+    kernel, fc = shift.shift_kernel(kernel_size, dim * outputs), jnp.eye(kernel_size**2)
     place = {"stride": stride, "dilation": dilation}
-    out = shift.shift_convolution(taps, kernel, form=form, **place)
-    wanted = jnp.repeat(shift.shift_and_sum(taps, **place), outputs, axis=-1)
+    out = jax.jit(partial(shift.shift_convolution, form=form, **place))(pieces, fc, None, kernel)
+    wanted = jnp.repeat(shift.shift_and_sum(pieces.swapaxes(3, 4), **place), outputs, axis=-1)
     np.testing.assert_allclose(out, wanted, atol=1e-5)
 
 
@@ -36,6 +38,7 @@ def test_a_tap_comes_from_its_own_side():
     height=st.integers(1, 8), width=st.integers(1, 8), heads=st.integers(1, 3), kernel_size=st.sampled_from([1, 3, 5]),
     stride=st.integers(1, 3), dilation=st.integers(1, 2), fc_bias=st.booleans(),
 )  # fmt: skip
+@example(height=5, width=4, heads=24, kernel_size=3, stride=2, dilation=1, fc_bias=True)
 def test_forms_agree_in_value_and_gradient(height, width, heads, kernel_size, stride, dilation, fc_bias):
     """All parameters and biases are random, so that a bias that leaks over the border would show."""
     with jax.enable_x64(True):
@@ -57,28 +60,60 @@ def test_forms_agree_in_value_and_gradient(height, width, heads, kernel_size, st
                 out = shift.dense_convolution(x, **p, **place)
             else:
                 pieces = jnp.einsum("bhwc,csd->bhwsd", x, p["qkv"]) + p["qkv_bias"]
-                taps = shift.mix_pieces(pieces, p["fc"], p["fc_bias"])
-                out = shift.shift_convolution(taps, p["kernel"], form=form, **place)
+                out = shift.shift_convolution(pieces, p["fc"], p["fc_bias"], p["kernel"], form=form, **place)
             return (weights * out**2).sum()
 
         both = jax.jit(jax.value_and_grad(loss, argnums=(1, 2)), static_argnums=0)
-        wanted, *others = (both(form, x, parameters) for form in reversed(shift.FORMS))
-        for found in others:
+        wanted = both("slices", x, parameters)
+        for form in set(shift.FORMS) - {"slices"}:
+            found = both(form, x, parameters)
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), found, wanted)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True, database=None)
-@given(height=st.integers(1, 9), width=st.integers(1, 9), factor=st.integers(1, 4))
-def test_fc_before_and_after_repeating_pixels_is_the_same(height, width, factor):
-    """Which is why PVT-ACmix mixes k and v on their coarse grid. Pixels beyond the last whole block repeat it."""
+@settings(max_examples=6, deadline=None, derandomize=True, database=None)
+@given(
+    height=st.integers(1, 9), width=st.integers(1, 9), factor=st.integers(1, 4), kernel_size=st.sampled_from([1, 3, 5]),
+    stride=st.integers(1, 2), dilation=st.integers(1, 2),
+)  # fmt: skip
+def test_a_coarser_grid_is_repeated_first(height, width, factor, kernel_size, stride, dilation):
+    """Pixels beyond the last whole block repeat the last coarse one (PVT-ACmix on any image size)."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(height * 100 + width)
+        coarse = draw(rng, 2, max(1, height // factor), max(1, width // factor), 4, 3)
+        fc, kernel = draw(rng, 4, kernel_size**2), draw(rng, kernel_size, kernel_size, kernel_size**2, 6)
+        place = {"stride": stride, "dilation": dilation}
+
+        def fast(coarse, fc, kernel):
+            return shift.repeated_shift_convolution(coarse, fc, kernel, factor=factor, size=(height, width), **place)
+
+        def plain(coarse, fc, kernel):
+            return shift.shift_convolution(
+                shift.repeat_pixels(coarse, factor, height, width), fc, None, kernel, **place
+            )
+
+        weights = draw(rng, *jax.eval_shape(plain, coarse, fc, kernel).shape)
+        wanted, found = (
+            jax.jit(jax.value_and_grad(lambda *a, f=f: (weights * f(*a) ** 2).sum(), argnums=(0, 1, 2)))(
+                coarse, fc, kernel
+            )
+            for f in (plain, fast)
+        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("in_features", "stride", "backend", "form"),
+    [(64, 1, "cpu", "dense"), (128, 1, "cpu", "multiply_shift"), (256, 2, "cpu", "dense"), (2048, 1, "tpu", "dense")],
+)
+def test_the_fastest_form_follows_the_measurements(in_features, stride, backend, form):
+    assert shift.fastest_form(in_features, stride, backend) == form
+
+
+def test_pixels_are_repeated_in_blocks():
+    """Pixels beyond the last whole block repeat the last coarse one; fc may mix before or after (PVT-ACmix)."""
     rng = np.random.default_rng(0)
-    coarse, fc = draw(rng, 2, -(-height // factor), -(-width // factor), 4, 3), draw(rng, 4, 9)
-    coarse = coarse[:, : max(1, height // factor), : max(1, width // factor)]
-    repeated = shift.repeat_pixels(coarse, factor, max(height, factor), max(width, factor))
-    index = [
-        np.minimum(np.arange(max(s, factor)) // factor, n - 1)
-        for s, n in zip((height, width), coarse.shape[1:3], strict=True)
-    ]
-    np.testing.assert_array_equal(repeated, coarse[:, index[0]][:, :, index[1]])
-    before = shift.repeat_pixels(shift.mix_pieces(coarse, fc), factor, *repeated.shape[1:3])
+    coarse, fc = draw(rng, 2, 1, 2, 4, 3), draw(rng, 4, 9)
+    repeated = shift.repeat_pixels(coarse, 2, 3, 5)
+    np.testing.assert_array_equal(repeated, coarse[:, [0, 0, 0]][:, :, [0, 0, 1, 1, 1]])
+    before = shift.repeat_pixels(shift.mix_pieces(coarse, fc), 2, 3, 5)
     np.testing.assert_allclose(before, shift.mix_pieces(repeated, fc), atol=1e-5)
