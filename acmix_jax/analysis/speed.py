@@ -1,0 +1,106 @@
+"""Times programs against each other: all are compiled first and then run in turns (A B C A B C ...).
+
+A busy moment of the machine hits all of them alike then, so that the ratio of their medians holds on a noisy machine.
+"""
+
+import csv
+import math
+import platform
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+SHORTEST = 0.02  # seconds of one measurement; a program that takes less runs several times in it
+
+
+class Program(NamedTuple):
+    """Something to time. `run` starts it, `wait` ends when the result of `run` is there."""
+
+    run: Callable[[], Any]
+    wait: Callable[[Any], Any] = jax.block_until_ready
+    compile_s: float | None = None  # None where nothing is compiled
+    peak_memory_mb: float | None = None
+
+
+class Row(NamedTuple):
+    """A line of the table; the columns of timm's benchmark files and, after them, ours."""
+
+    model: str
+    img_size: int
+    batch: int
+    dtype: str
+    samples_per_sec: float
+    step_time_ms: float  # median
+    gmacs: float | None  # of one image
+    params_m: float
+    peak_memory_mb: float | None  # arguments, results and temporary arrays, by the compiler's account
+    pass_: str
+    implementation: str
+    step_time_q1_ms: float
+    step_time_q3_ms: float
+    compile_s: float | None
+    device: str
+
+
+def compiled(f: Callable[..., Any], *arguments: Any) -> Program:
+    """Compiles `f(*arguments)`; each run of it gets the same arguments."""
+    begin = time.perf_counter()
+    program = jax.jit(f).lower(*arguments).compile()
+    seconds = time.perf_counter() - begin
+    return Program(lambda: program(*arguments), compile_s=seconds, peak_memory_mb=_peak(program))
+
+
+def compiled_step(f: Callable[..., Any], state: Any, *arguments: Any) -> Program:
+    """Compiles `state = f(state, *arguments)`, which gives the memory of the old state to the new one."""
+    begin = time.perf_counter()
+    program = jax.jit(f, donate_argnums=0).lower(state, *arguments).compile()
+    seconds = time.perf_counter() - begin
+
+    def run():
+        nonlocal state
+        state = program(state, *arguments)
+        return state
+
+    return Program(run, compile_s=seconds, peak_memory_mb=_peak(program))
+
+
+def _peak(program):
+    memory = program.memory_analysis()
+    total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return (total - memory.alias_size_in_bytes) / 2**20
+
+
+def in_turns(programs: Mapping[Hashable, Program], rounds: int) -> dict[Hashable, np.ndarray]:
+    """Milliseconds of one run of each program, `[rounds]`, after one round to warm up."""
+    times = {key: [] for key in programs}
+    repeats = {key: max(1, math.ceil(SHORTEST / _seconds(program, 1))) for key, program in programs.items()}
+    for _ in range(rounds):
+        for key, program in programs.items():
+            times[key].append(1e3 * _seconds(program, repeats[key]))
+    return {key: np.array(values) for key, values in times.items()}
+
+
+def _seconds(program, repeats):
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        result = program.run()
+    program.wait(result)
+    return (time.perf_counter() - begin) / repeats
+
+
+def device_name() -> str:
+    """The hardware and the version of jax, for the table."""
+    return f"{jax.devices()[0].device_kind}, {platform.machine()}, jax {jax.__version__}"
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Writes the table; numbers keep four digits."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([name.rstrip("_") for name in Row._fields])
+        for row in rows:
+            writer.writerow([f"{x:.4g}" if isinstance(x, float) else "" if x is None else x for x in row])

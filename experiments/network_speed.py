@@ -1,0 +1,121 @@
+"""Time and memory of whole networks: ACmix against the plain network, and against the released PyTorch code.
+
+python -m experiments.network_speed --out=runs/network_speed --released-code=ACmix
+
+The networks of one family are compiled first and then run in turns. "forward" is evaluation, "train" a step of SGD with
+momentum on cross entropy. Writes network_speed.csv after each family; without a clone of the released code its rows
+are missing and the printed table says "not measured". Needs jax, flax and numpy alone, and torch for the released code.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from acmix_jax import create_model
+from acmix_jax.analysis.complexity import complexity
+from acmix_jax.analysis.speed import Program, Row, compiled, compiled_step, device_name, in_turns, write_rows
+from acmix_jax.errors import UserError
+from experiments import released_code
+
+NETWORKS = "resnet26,resnet50,swin_tiny,pvt_tiny,san10"
+
+
+def programs(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> dict[str, Program]:
+    """Evaluation and train step of one of our networks, by pass."""
+    variables = jax.jit(model.init)(jax.random.key(0), images[:1])
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+
+    def train(state, images, labels):
+        params, momentum, statistics = state
+
+        def loss_of(params):
+            logits, changed = model.apply({"params": params, **statistics}, images, train=True, mutable=["batch_stats"])
+            return -jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels].mean(), changed
+
+        (_, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+        momentum = jax.tree.map(lambda m, g: 0.9 * m + g, momentum, gradient)
+        return jax.tree.map(lambda p, m: p - 1e-3 * m, params, momentum), momentum, statistics
+
+    params = variables["params"]
+    statistics = {name: value for name, value in variables.items() if name != "params"}
+    state = jax.tree.map(jnp.copy, (params, jax.tree.map(jnp.zeros_like, params), statistics))
+    return {"forward": compiled(model.apply, variables, images), "train": compiled_step(train, state, images, labels)}
+
+
+def measure(plain: str, arguments: argparse.Namespace) -> Iterator[Row]:
+    """The rows of one family: the plain network, ours with ACmix, and the released one."""
+    size, batch, dtype = arguments.img_size, arguments.batch, arguments.dtype
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(batch, size, size, 3)).astype(np.float32)
+    labels = rng.integers(0, 1000, batch)
+    fields = {} if plain.startswith(("resnet", "san")) else {"drop_path": 0.0}
+    found: dict[tuple[str, str, str], Program] = {}
+    for name in (plain, f"acmix_{plain}"):
+        model = create_model(name, dtype=dtype, **fields)
+        found |= {(name, "acmix_jax", way): p for way, p in programs(model, images, labels).items()}
+    name = f"acmix_{plain}"
+    if arguments.released_code and name in released_code.NETWORKS:
+        network = released_code.network(arguments.released_code, name)
+        ways = released_code.programs(network, images, labels, dtype)
+        found |= {(name, "released", way): p for way, p in ways.items()}
+    costs = {name: complexity(name, size) for name in (plain, f"acmix_{plain}")}
+    for (name, implementation, way), times in in_turns(found, arguments.rounds).items():
+        low, middle, high = np.percentile(times, [25, 50, 75]).tolist()
+        program, cost = found[name, implementation, way], costs[name]
+        yield Row(
+            name, size, batch, dtype, 1e3 * batch / middle, middle, sum(cost.macs.values()) / 1e9,
+            sum(cost.params.values()) / 1e6, program.peak_memory_mb, way, implementation, low, high,
+            program.compile_s, device_name(),
+        )  # fmt: skip
+
+
+def show(rows: list[Row]) -> None:
+    """Prints each row with its ratio to the plain network and to the released code."""
+    step = {(row.model, row.implementation, row.pass_): row.step_time_ms for row in rows}
+    for row in rows:
+        plain = step[row.model.removeprefix("acmix_"), "acmix_jax", row.pass_]
+        released = step.get((row.model, "released", row.pass_))
+        ratio = "released: not measured" if released is None else f"released takes {released / row.step_time_ms:.2f} x"
+        memory = "" if row.peak_memory_mb is None else f"{row.peak_memory_mb:,.0f} MB"
+        compile_s = "" if row.compile_s is None else f"compiled in {row.compile_s:.0f} s"
+        print(
+            f"{row.model:17} {row.implementation:9} {row.pass_:8}{row.step_time_ms:9.1f} ms "
+            f"({row.step_time_q1_ms:.1f} to {row.step_time_q3_ms:.1f}){row.step_time_ms / plain:6.2f} x plain  "
+            f"{ratio if row.model.startswith('acmix_') else '':24} {memory:>10} {compile_s}".rstrip(),
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Measures the networks and writes the table."""
+    accelerator = jax.default_backend() != "cpu"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the table")
+    parser.add_argument("--networks", default=NETWORKS, help="plain names, joined by commas")
+    parser.add_argument("--batch", type=int, default=128 if accelerator else 4)
+    parser.add_argument("--img-size", type=int, default=224)
+    parser.add_argument("--dtype", default="bfloat16" if accelerator else "float32")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--released-code", type=Path, help="a clone of github.com/LeapLabTHU/ACmix")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    print(f"{device_name()}; batch {arguments.batch}, {arguments.dtype}; median (quartiles) of {arguments.rounds}")
+    rows: list[Row] = []
+    try:
+        for plain in arguments.networks.split(","):
+            family = list(measure(plain, arguments))
+            show(family)
+            rows += family
+            write_rows(arguments.out / "network_speed.csv", rows)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
