@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from acmix_jax.errors import UserError
 from acmix_jax.layers.weights import kaiming_fan_out
+from acmix_jax.ops.linear import dot_general
 
 
 class Variant(NamedTuple):
@@ -51,7 +52,9 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        conv1x1 = partial(nn.Dense, use_bias=False, kernel_init=kaiming_fan_out, dtype=self.dtype)
+        conv1x1 = partial(
+            nn.Dense, use_bias=False, kernel_init=kaiming_fan_out, dtype=self.dtype, dot_general=dot_general
+        )
         norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
         y = nn.relu(norm(name="norm1")(conv1x1(self.width, name="conv1")(x)))
         y = self.mixer(features=self.width, stride=self.stride, dtype=self.dtype, name="mixer")(y)

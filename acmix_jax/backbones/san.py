@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from acmix_jax.errors import UserError
 from acmix_jax.layers.weights import torch_bias, torch_default
+from acmix_jax.ops.linear import dot_general
 
 
 class Variant(NamedTuple):
@@ -56,8 +57,9 @@ class Block(nn.Module):
             features=features // 4, num_heads=4, qk_heads=1, attention=attention, dtype=self.dtype, name="mixer"
         )(y)
         y = nn.Dense(
-            features, kernel_init=torch_default, bias_init=torch_bias(features // 4), dtype=self.dtype, name="conv"
-        )(nn.relu(norm(name="norm2")(y)))
+            features, kernel_init=torch_default, bias_init=torch_bias(features // 4), dtype=self.dtype,
+            dot_general=dot_general, name="conv",
+        )(nn.relu(norm(name="norm2")(y)))  # fmt: skip
         return x + y
 
 
@@ -92,7 +94,9 @@ class SAN(nn.Module):
                 f"at least {smallest}x{smallest}; use larger images, or a model for small ones: *_stem1 from 16x16"
             )
         norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
-        conv1x1 = partial(nn.Dense, use_bias=False, kernel_init=torch_default, dtype=self.dtype)
+        conv1x1 = partial(
+            nn.Dense, use_bias=False, kernel_init=torch_default, dtype=self.dtype, dot_general=dot_general
+        )
         x = conv1x1(self.variant.widths[0], name="stem_conv")(images.astype(self.dtype))
         x = nn.relu(norm(name="stem_norm")(x))
         features = {}

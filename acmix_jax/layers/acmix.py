@@ -11,6 +11,7 @@ from acmix_jax.errors import UserError, check_choice
 from acmix_jax.layers.attention import LocalAttention
 from acmix_jax.layers.weights import Initializer, Weights, torch_bias, torch_default
 from acmix_jax.ops import shift
+from acmix_jax.ops.linear import linear
 
 PATHS = ("both", "attention", "convolution")
 
@@ -87,17 +88,22 @@ class ACmix(nn.Module):
             raise UserError("paths='convolution' leaves the class token without input; use attention or both")
         x = x.astype(self.dtype)
         qkv = Weights((x.shape[-1], sum(self._widths)), self._init_each_projection, self.bias_init, name="qkv")()
+        form = self.shift_form or shift.fastest_form(x.shape[-1], self.stride)
+        check_choice("shift_form", form, shift.FORMS)
+        # With a stride, attention needs fewer queries than the convolution path, which takes none where it is dense.
+        stride = self.stride if self.paths == "attention" or form == "dense" else 1
         with jax.named_scope("stage1"):
-            queries, keys_values = self._project_map(x, *qkv)
+            queries, keys_values = self._project_map(x, stride, *qkv)
             if tokens is not None:
                 tokens = self._project(tokens.astype(self.dtype), *qkv)
         outputs = []
         if self.paths != "convolution":
             with jax.named_scope("stage2_attention"):
-                outputs.append(self._attend(queries, keys_values, tokens))
+                at_outputs = queries[:, :: self.stride, :: self.stride] if stride == 1 else queries
+                outputs.append(self._attend(at_outputs, keys_values, tokens))
         if self.paths != "attention":
             with jax.named_scope("stage2_convolution"):
-                outputs.append(self._convolve(x, queries, keys_values, *qkv))
+                outputs.append(self._convolve(form, x, queries, keys_values, *qkv))
         if self.paths != "both":
             return outputs[0]
         alpha = self.param("alpha", nn.initializers.constant(0.5), ())
@@ -127,21 +133,28 @@ class ACmix(nn.Module):
 
     def _project(self, x, kernel, bias):
         """Stage I for `[..., C]`: the pieces `[..., pieces, dim]`, heads of q, then of k, then of v."""
-        projected = x @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        projected = linear(x, kernel.astype(self.dtype)) + bias.astype(self.dtype)
         return projected.reshape(*x.shape[:-1], -1, self.features // self.num_heads)
 
-    def _project_map(self, x, kernel, bias):
-        """The pieces of q `[B, H, W, heads, dim]`, and those of k and v, on their coarser grid if there is one."""
-        if self.reduction == 1:
+    def _project_map(self, x, stride, kernel, bias):
+        """The pieces of q, at every `stride`-th pixel, and those of k and v, on their coarser grid if there is one.
+
+        q `[B, H / stride, W / stride, heads, dim]`; k and v `[B, H, W, heads, dim]`, or smaller by `reduction`.
+        """
+        queries = self._widths[0]
+        if self.reduction > 1:
+            size = (self.reduction, self.reduction)
+            coarse = nn.Conv(
+                x.shape[-1], size, size, padding="VALID", bias_init=torch_bias(self.reduction**2 * x.shape[-1]),
+                kernel_init=torch_default, dtype=self.dtype, name="reduce",
+            )(x)  # fmt: skip
+            coarse = nn.LayerNorm(1e-5, use_fast_variance=False, dtype=self.dtype, name="reduce_norm")(coarse)
+        elif stride == 1:
             return jnp.split(self._project(x, kernel, bias), [self._heads[0]], axis=3)
-        size, queries = (self.reduction, self.reduction), self._widths[0]
-        coarse = nn.Conv(
-            x.shape[-1], size, size, padding="VALID", bias_init=torch_bias(self.reduction**2 * x.shape[-1]),
-            kernel_init=torch_default, dtype=self.dtype, name="reduce",
-        )(x)  # fmt: skip
-        coarse = nn.LayerNorm(1e-5, use_fast_variance=False, dtype=self.dtype, name="reduce_norm")(coarse)
+        else:
+            coarse = x
         return (
-            self._project(x, kernel[:, :queries], bias[:queries]),
+            self._project(x[:, ::stride, ::stride], kernel[:, :queries], bias[:queries]),
             self._project(coarse, kernel[:, queries:], bias[queries:]),
         )
 
@@ -165,13 +178,11 @@ class ACmix(nn.Module):
         )  # fmt: skip
         return tuple(proj(out) for out in outputs)
 
-    def _convolve(self, x, queries, keys_values, qkv, qkv_bias):
+    def _convolve(self, form, x, queries, keys_values, qkv, qkv_bias):
         if self.kernel_size % 2 == 0:
             raise UserError(f"kernel_size={self.kernel_size} has no centre pixel; use an odd number")
         size, taps, pieces = self.kernel_size, self.kernel_size**2, sum(self._heads)
         conv_init = self.conv_init or self.kernel_init
-        form = self.shift_form or shift.fastest_form(x.shape[-1], self.stride)
-        check_choice("shift_form", form, shift.FORMS)
 
         def shift_init(key, shape, dtype=jnp.float32):
             return shift.shift_kernel(size, self.features, dtype)

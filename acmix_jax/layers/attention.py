@@ -1,8 +1,8 @@
 """The attention kinds. A kind receives q, k and v already projected, as maps with the heads apart.
 
 ResNet-ACmix attends to a window around each pixel, SAN weighs such a window in two ways, Swin cuts the map into
-windows, PVT attends to a whole (coarser) map. q is `[B, H, W, heads, dim]`; k and v may have their own number of
-heads (SAN) or grid (PVT). The result is `[B, H', W', heads, dim]` with the heads of v.
+windows, PVT attends to a whole (coarser) map. q is `[B, H, W, heads, dim]`, one for each output pixel; k and v may have
+their own number of heads (SAN) or grid (PVT; a finer one with a stride). The result is as q, with the heads of v.
 """
 
 from typing import Any
@@ -38,12 +38,12 @@ class LocalAttention(nn.Module):
 
     @nn.compact
     def __call__(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        """q, k, v `[B, H, W, heads, dim]` to `[B, ceil(H / stride), ceil(W / stride), heads, dim]`."""
+        """Attends: q `[B, ceil(H / stride), ceil(W / stride), heads, dim]`, k and v `[B, H, W, heads, dim]` to as q."""
         embedding = None
         if self.position:
             # The bias cancels out of every logit; it is here because released checkpoints have it.
             kernel, bias = Weights((2, q.shape[-1]), self.kernel_init, name="position")()
-            coordinates = position_map(*q.shape[1:3], dtype=kernel.dtype)
+            coordinates = position_map(*k.shape[1:3], dtype=kernel.dtype)
             embedding = (coordinates @ kernel + bias).astype(self.dtype)  # [H, W, dim]
         return neighborhood_attention(
             q, k, v, embedding,
@@ -99,7 +99,7 @@ class PatchwiseAttention(_SharedWeights):
         shared, taps = v.shape[-1] * v.shape[-2] // self.share, self.window_size**2
         q, k = (x.reshape(*x.shape[:3], -1) for x in (q, k))
         patches = patchwise.unfold(k, **self._window).swapaxes(-1, -2)  # [B, H, W, channels, taps]
-        x = jnp.concatenate([q[:, :: self.stride, :: self.stride], patches.reshape(*patches.shape[:3], -1)], axis=-1)
+        x = jnp.concatenate([q, patches.reshape(*patches.shape[:3], -1)], axis=-1)
         weights = self._perceptron(x, hidden=shared, outputs=shared * taps)
         return self._aggregate(weights.reshape(*weights.shape[:3], shared, taps), v)
 
@@ -116,14 +116,15 @@ class PairwiseAttention(_SharedWeights):
         q, k = (x.reshape(*x.shape[:3], -1) for x in (q, k))
 
         def difference(x, y):  # [B, H, W, taps, C]
-            here = x[:, :: self.stride, :: self.stride, None]
-            return here - patchwise.unfold(y, **self._window)
+            return x[:, :, :, None] - patchwise.unfold(y, **self._window)
 
         kernel, bias = Weights((2, 2), name="position")()
-        place = (position_map(*q.shape[1:3], dtype=kernel.dtype) @ kernel + bias)[None]
+        place = (position_map(*k.shape[1:3], dtype=kernel.dtype) @ kernel + bias)[None]
         relation = difference(q, k)
         # Neighbours are close to each other, so their difference is taken before the type gets narrow.
-        offset = jnp.broadcast_to(difference(place, place).astype(self.dtype), (*relation.shape[:-1], 2))
+        offset = jnp.broadcast_to(
+            difference(place[:, :: self.stride, :: self.stride], place).astype(self.dtype), (*relation.shape[:-1], 2)
+        )
         x = jnp.concatenate([relation, offset], axis=-1)
         logits = self._perceptron(x, hidden=q.shape[-1], outputs=shared)
         weights = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-2)

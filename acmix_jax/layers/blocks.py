@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from acmix_jax.layers.weights import normal_02, torch_bias, torch_default
+from acmix_jax.ops.linear import dot_general
 
 layer_norm = partial(nn.LayerNorm, use_fast_variance=False)
 """LayerNorm with PyTorch's accurate variance; takes epsilon, dtype and name."""
@@ -23,7 +24,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        dense = partial(nn.Dense, kernel_init=normal_02, dtype=self.dtype)
+        dense = partial(nn.Dense, kernel_init=normal_02, dtype=self.dtype, dot_general=dot_general)
         hidden = nn.gelu(dense(self.hidden, name="fc1")(x), approximate=False)
         hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
         return nn.Dropout(self.dropout, deterministic=not train)(dense(x.shape[-1], name="fc2")(hidden))

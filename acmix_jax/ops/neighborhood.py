@@ -41,7 +41,8 @@ def neighborhood_attention(q, k, v, position=None, *, window_size=7, stride=1, d
     position term of ResNet-ACmix (as in the released code).
 
     Args:
-      q, k, v: `[B, H, W, heads, dim]`, any float type, at input resolution also when `stride` > 1.
+      q: `[B, ceil(H / stride), ceil(W / stride), heads, dim]`, any float type.
+      k, v: `[B, H, W, heads, dim]`.
       position: `[H, W, dim]`, an embedding of each pixel's place, the same for all heads; None for no such term.
       window_size: odd; a window has `window_size ** 2` taps.
       stride: distance between queries.
@@ -49,7 +50,7 @@ def neighborhood_attention(q, k, v, position=None, *, window_size=7, stride=1, d
       form: "reference" (the definition), "tiled" or "recomputed", equal in value and gradient; None picks the fastest.
 
     Returns:
-      `[B, ceil(H / stride), ceil(W / stride), heads, dim]` in the type of v. The softmax runs in float32 or wider.
+      The shape of q, in the type of v. The softmax runs in float32 or wider.
 
     Raises:
       UserError: an even `window_size` (it has no centre pixel) or an unknown `form`.
@@ -71,8 +72,8 @@ def window_indices(size: int, window_size: int, stride: int, dilation: int) -> n
 
 def _reference(q, k, v, position, window_size, stride, dilation):
     """The definition: a copy of k, v and position for each tap of the window."""
-    rows = window_indices(q.shape[1], window_size, stride, dilation)
-    columns = window_indices(q.shape[2], window_size, stride, dilation)
+    rows = window_indices(k.shape[1], window_size, stride, dilation)
+    columns = window_indices(k.shape[2], window_size, stride, dilation)
 
     def unfold(x):  # [B, H, W, ...] -> [B, H_out, window, W_out, window, ...]
         return x[:, rows][:, :, :, columns]
@@ -81,7 +82,7 @@ def _reference(q, k, v, position, window_size, stride, dilation):
     if position is not None:
         here = position[None, ::stride, None, ::stride, None]  # [1, H_out, 1, W_out, 1, dim]
         keys = keys + (here - unfold(position[None]))[..., None, :]
-    logits = _dot("bijnd,bisjtnd->bijnst", q[:, ::stride, ::stride], keys) * q.shape[-1] ** -0.5
+    logits = _dot("bijnd,bisjtnd->bijnst", q, keys) * q.shape[-1] ** -0.5
     weights = jax.nn.softmax(logits, axis=(-2, -1)).astype(v.dtype)
     return jnp.einsum("bijnst,bisjtnd->bijnd", weights, unfold(v))
 
@@ -94,7 +95,7 @@ def _tiled(q, k, v, position, window_size, stride, dilation):
     attending to that pixel once more: with `n` copies in the window its weight is `n exp(logit)`, so `log(n)` added
     to the logit replaces both the padding and the window's mask, and a patch never leaves the map.
     """
-    q, k, v = _prepare(q, k, v, position, stride)
+    q, k, v = _prepare(q, k, v, position)
     rows, columns = _cuts(k.shape[2:4], window_size, stride, dilation, LARGEST_TILE)
     keys, values = (_patches(jnp.stack([x[:, :, s : s + rows.patch] for s in rows.starts]), columns) for x in (k, v))
     log_copies = _log_copies(rows, columns, jnp.promote_types(q.dtype, jnp.float32))
@@ -107,17 +108,17 @@ def _recomputed(q, k, v, position, window_size, stride, dilation):
 
     So the weights of one row of tiles, which fit into a cache, are all that exists of them at any time.
     """
-    q, k, v = _prepare(q, k, v, position, stride)
+    q, k, v = _prepare(q, k, v, position)
     rows, columns = _cuts(k.shape[2:4], window_size, stride, dilation, RECOMPUTED_TILE)
     out = _scan(_tiles(q, rows, columns), k, v, window_size, stride, dilation)
     return _join(out, rows, columns, q.shape[1:3])
 
 
-def _prepare(q, k, v, position, stride):
-    """Queries at their places, scaled; keys with their position, and values, heads first `[B, heads, H, W, dim]`."""
+def _prepare(q, k, v, position):
+    """Queries, scaled; keys with their position, and values, heads first `[B, heads, H, W, dim]`."""
     if position is not None:
         k = k - position[:, :, None]
-    q = q[:, ::stride, ::stride] * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+    q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
     return q, k.transpose(0, 3, 1, 2, 4), v.transpose(0, 3, 1, 2, 4)
 
 
@@ -175,7 +176,7 @@ def _scan_backward(window_size, stride, dilation, residuals, gradient):
         weights = jnp.exp(logits - log_total.swapaxes(-1, -2))
         mean = (gradient.astype(wide) * out.astype(wide)).sum(axis=-1)[..., None, :]
         of_logits = (weights * (_dot("bnxqd,bnxkd->bnxkq", gradient, values) - mean)).astype(q.dtype)
-        of_q = jnp.einsum("bnxkq,bnxkd->bnxqd", of_logits, keys)
+        of_q = jnp.einsum("bnxkd,bnxkq->bnxdq", keys, of_logits).swapaxes(-1, -2)
         of_k = jnp.einsum("bnxkq,bnxqd->bnxkd", of_logits, q)
         of_v = jnp.einsum("bnxkq,bnxqd->bnxkd", weights.astype(q.dtype), gradient)
         return (add(totals[0], of_k, start), add(totals[1], of_v, start)), of_q

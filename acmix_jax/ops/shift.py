@@ -12,6 +12,8 @@ grouped convolutions slowly there. "multiply_shift" multiplies first and shifts 
 path is linear in x: one ordinary convolution whose kernel is composed from all the parameters.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +24,7 @@ from acmix_jax.errors import check_choice
 TAP_FORMS = ("slices", "group_conv")  # mix the pieces into taps first
 PIECE_FORMS = (*TAP_FORMS, "multiply_shift", "grouped")  # start from the pieces of Stage I
 FORMS = (*PIECE_FORMS, "dense")  # dense starts from the layer's input
-LARGEST_DENSE = {"cpu": 112}  # input features at stride 1; beyond, multiply_shift is faster (docs/performance.md)
+LARGEST_DENSE = {"cpu": 128}  # input features at stride 1; beyond, multiply_shift is faster (docs/performance.md)
 
 
 def fastest_form(in_features: int, stride: int = 1, backend: str | None = None) -> str:
@@ -113,11 +115,9 @@ def shift_convolution(pieces, fc, fc_bias, kernel, *, stride=1, dilation=1, form
     batch, height, width, _, dim = pieces.shape
     banks = kernel.reshape(kernel_size**2, count, dim, -1)  # [shift, tap, dim, N]
     if form == "multiply_shift":
-        products = _products(pieces, fc, fc_bias, banks)  # [dim, B, H, W, shift, N]
-        padded = _pad(products, axis=2, margin=dilation * (kernel_size // 2))
-        shifted = _views(padded, 2, height, width, kernel_size, stride, dilation)
-        out = sum(x[:, :, :, :, t] for t, x in enumerate(shifted))
-        return jnp.moveaxis(out, 0, 3).reshape(*out.shape[1:4], -1)
+        products = _products(pieces, fc, fc_bias, banks)  # [dim, shift, N, B, H, W]
+        out = _shift_and_sum(products, kernel_size, (height, width), stride, dilation)  # [dim, N, B, H_out, W_out]
+        return out.transpose(2, 3, 4, 0, 1).reshape(*out.shape[2:], -1)
     composed = jnp.einsum("st,ytdn->ysdn", fc, banks).reshape(kernel_size, kernel_size, fc.shape[0], -1)
     out = _convolve(pieces.swapaxes(3, 4).reshape(batch, height, width, -1), composed, stride, dilation, groups=dim)
     if fc_bias is None:
@@ -140,13 +140,13 @@ def repeated_shift_convolution(pieces, fc, kernel, *, factor, size, stride=1, di
     kernel_size, _, count, _ = kernel.shape
     batch, *coarse, _, dim = pieces.shape
     products = _products(pieces, fc, None, kernel.reshape(kernel_size**2, count, dim, -1))
-    products = products.reshape(dim, batch, *coarse, kernel_size, kernel_size, -1)  # [dim, B, h, w, k, k, N]
+    products = products.reshape(dim, kernel_size, kernel_size, -1, batch, *coarse)  # [dim, k, k, N, B, h, w]
     y, x = (
         jnp.asarray(_repeat_and_shift(*sizes, factor, kernel_size, stride, dilation), products.dtype)
         for sizes in zip(coarse, size, strict=True)
     )
-    rows = jnp.einsum("dbhwyxn,yih->bixwdn", products, y)
-    out = jnp.einsum("bixwdn,xjw->bijdn", rows, x)
+    rows = jnp.einsum("dyxnbhw,yih->xwidnb", products, y)
+    out = jnp.einsum("xjw,xwidnb->bijdn", x, rows)
     return out.reshape(*out.shape[:3], -1)
 
 
@@ -161,15 +161,55 @@ def _repeat_and_shift(coarse, size, factor, kernel_size, stride, dilation):
 
 
 def _products(pieces, fc, fc_bias, banks):
-    """What each pixel gives to each of its neighbours: `[dim, B, H, W, shift, N]`."""
-    taps, outputs = banks.shape[1], banks.shape[3]
-    if fc.shape[0] * outputs <= fc.shape[0] + taps * outputs:  # multiply-adds for each pixel: fc composed, or first
-        products = jnp.einsum("bhwsd,sdyn->dbhwyn", pieces, jnp.einsum("st,ytdn->sdyn", fc, banks))
-        if fc_bias is None:
-            return products
-        return products + jnp.einsum("t,ytdn->dyn", fc_bias, banks)[:, None, None, None]
-    mixed = jnp.einsum("bhwsd,st->dbhwt", pieces, fc)
-    return jnp.einsum("dbhwt,ytdn->dbhwyn", mixed if fc_bias is None else mixed + fc_bias, banks)
+    """What each pixel gives to each of its neighbours: `[dim, shift, N, B, H, W]`."""
+    (batch, height, width, count, dim), (shifts, taps, _, outputs) = pieces.shape, banks.shape
+    pixels = pieces.transpose(4, 3, 0, 1, 2).reshape(dim, count, -1)  # [dim, S, pixels]
+    if count * outputs <= count + taps * outputs:  # multiply-adds for each pixel: fc composed, or first
+        products = _matmul(jnp.einsum("st,ytdn->dyns", fc, banks).reshape(dim, -1, count), pixels)
+        if fc_bias is not None:
+            products += jnp.einsum("t,ytdn->dyn", fc_bias, banks).reshape(dim, -1, 1)
+    else:
+        mixed = _matmul(jnp.broadcast_to(fc.T, (dim, taps, count)), pixels)
+        if fc_bias is not None:
+            mixed += fc_bias[:, None]
+        products = _matmul(banks.transpose(2, 0, 3, 1).reshape(dim, -1, taps), mixed)
+    return products.reshape(dim, shifts, outputs, batch, height, width)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _shift_and_sum(products, kernel_size, size, stride, dilation):
+    """Shifts `[dim, k^2, N, B, H, W]` to their places and sums: `[dim, N, B, ceil(H / stride), ceil(W / stride)]`."""
+    padded = _pad(products, axis=4, margin=dilation * (kernel_size // 2))
+    views = _views(padded, 4, *size, kernel_size, stride, dilation)
+    return sum(x[:, t] for t, x in enumerate(views))
+
+
+def _shift_and_sum_backward(kernel_size, size, stride, dilation, _, gradient):
+    """The same slices of the gradient, seen the other way; JAX's own is k^2 arrays of the size of all products."""
+    margin = dilation * (kernel_size // 2)
+    ends = [  # zeros before, after and between: back on the grid of the input
+        (margin, margin + length - 1 - stride * (count - 1), stride - 1)
+        for length, count in zip(size, gradient.shape[3:], strict=True)
+    ]
+    padded = lax.pad(gradient, jnp.zeros((), gradient.dtype), [(0, 0, 0)] * 3 + ends)
+    return (jnp.stack(_views(padded, 3, *size, kernel_size, 1, dilation)[::-1], axis=1),)
+
+
+_shift_and_sum.defvjp(lambda *arguments: (_shift_and_sum(*arguments), None), _shift_and_sum_backward)
+
+
+@jax.custom_vjp
+def _matmul(kernel, pixels):
+    """`[dim, m, k] @ [dim, k, pixels]`, whose gradient never transposes the large one as JAX's own would."""
+    return kernel @ pixels
+
+
+def _matmul_backward(residuals, gradient):
+    kernel, pixels = residuals
+    return jnp.einsum("dmp,dkp->dmk", gradient, pixels), jnp.einsum("dmk,dmp->dkp", kernel, gradient)
+
+
+_matmul.defvjp(lambda kernel, pixels: (kernel @ pixels, (kernel, pixels)), _matmul_backward)
 
 
 def dense_convolution(x, qkv, qkv_bias, fc, fc_bias, kernel, *, stride=1, dilation=1):
