@@ -1,18 +1,19 @@
-"""Time of each form of the operator, against the 3x3 convolution that it replaces, at the layers of ResNet-50.
+"""Time of each form of the ACmix layer, of the plain layer that it replaces, and of the released PyTorch code.
 
-python -m experiments.operator_speed --out=runs/operator_speed
+python -m experiments.operator_speed --out=runs/operator_speed --released-code=ACmix
 
-All forms of one layer are measured in turns (A B C A B C ...), so that a busy moment of the machine hits them alike.
-Writes operator_speed.csv: median and quartiles in milliseconds, forward alone, and forward with backward through a
-loss that needs the output.
+Measured are the 3x3 layers of ResNet-50 and the blocks' layers of Swin-T, PVT-T and SAN10 at 224 x 224 pixels, forward
+alone, and forward with backward through a loss that needs the output. All programs of one layer are measured in turns.
+Writes operator_speed.csv; without a clone of the released code its rows are missing. Needs jax, flax and numpy alone,
+and torch for the released code.
 """
 
 import argparse
-import csv
-import platform
-import time
+import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,73 +21,138 @@ import jax.numpy as jnp
 import numpy as np
 
 from acmix_jax import ACmix
-from acmix_jax.layers.attention import LocalAttention
+from acmix_jax.analysis.complexity import multiply_adds
+from acmix_jax.analysis.speed import Program, Row, compiled, device_name, in_turns, write_rows
+from acmix_jax.errors import UserError, check_choice
+from acmix_jax.layers.attention import GlobalAttention, LocalAttention, PatchwiseAttention, WindowAttention
 from acmix_jax.ops import neighborhood, shift
-
-LAYERS = ((56, 64, 1), (28, 128, 1), (14, 256, 1), (7, 512, 1), (56, 128, 2), (28, 256, 2), (14, 512, 2))
-"""Height and width, features and stride of the 3x3 layers of ResNet-50 at 224 x 224 pixels."""
+from experiments import released_code
 
 
-def forms(features: int, stride: int) -> dict[str, nn.Module]:
-    """The layers to compare, by name."""
-    found = {"conv3x3": nn.Conv(features, (3, 3), stride, padding=1, use_bias=False)}
-    for form in neighborhood.FORMS:
-        attention = partial(LocalAttention, form=form)
-        found[f"attention {form}"] = ACmix(features, stride=stride, attention=attention, paths="attention")
-    for form in shift.FORMS:
-        found[f"convolution {form}"] = ACmix(features, stride=stride, shift_form=form, paths="convolution")
-    found["acmix"] = ACmix(features, stride=stride)
-    return found
+class Layer(NamedTuple):
+    """One mixing layer of a network."""
+
+    family: str
+    size: int  # height and width of its input
+    in_features: int
+    features: int
+    fields: dict[str, Any]  # of ACmix
+
+    def __str__(self):
+        stride = f" s{self.fields['stride']}" if self.fields.get("stride", 1) > 1 else ""
+        return f"{self.family} {self.features}@{self.size}{stride}"
 
 
-def programs(module: nn.Module, x: jax.Array) -> dict[str, tuple]:
-    """Compiled forward and forward+backward passes with their arguments."""
-    variables = module.init(jax.random.key(0), x)
-    backward = jax.value_and_grad(lambda v, x: (module.apply(v, x) ** 2).sum(), argnums=(0, 1))
-    passes = {"forward": module.apply, "forward+backward": backward}
-    return {name: (jax.jit(f).lower(variables, x).compile(), variables, x) for name, f in passes.items()}
+def _layers() -> Iterator[Layer]:
+    resnet = ((56, 64, 1), (28, 128, 1), (14, 256, 1), (7, 512, 1), (56, 128, 2), (28, 256, 2), (14, 512, 2))
+    for size, features, stride in resnet:
+        yield Layer("resnet", size, features, features, {"stride": stride})
+    for size, features, heads in ((56, 96, 3), (28, 192, 6), (14, 384, 12), (7, 768, 24)):
+        fields = {"num_heads": heads, "attention": WindowAttention, "project": True, "fc_bias": True}
+        yield Layer("swin", size, features, features, fields)
+    for size, features, heads, reduction in ((56, 64, 1, 8), (28, 128, 2, 4), (14, 320, 5, 2), (7, 512, 8, 1)):
+        fields = {"num_heads": heads, "attention": GlobalAttention, "project": True, "reduction": reduction}
+        yield Layer("pvt", size, features, features, fields)
+    for size, in_features, window in ((112, 64, 3), (56, 256, 7), (28, 512, 7), (14, 1024, 7), (7, 2048, 7)):
+        attention = partial(PatchwiseAttention, window_size=window)
+        yield Layer("san", size, in_features, in_features // 4, {"qk_heads": 1, "attention": attention})
 
 
-def measure(size: int, features: int, stride: int, batch: int, rounds: int) -> dict[tuple[str, str], np.ndarray]:
-    """Milliseconds of each round, by (form, pass)."""
-    x = jax.random.normal(jax.random.key(1), (batch, size, size, features), jnp.float32)
-    compiled = {
-        (form, name): program
-        for form, module in forms(features, stride).items()
-        for name, program in programs(module, x).items()
+LAYERS = tuple(_layers())
+
+
+def forms(layer: Layer) -> dict[str, nn.Module]:
+    """The modules to compare, by name; "plain" is what the network without ACmix has in this place."""
+    make: Callable[..., nn.Module] = partial(ACmix, layer.features, **layer.fields)
+    found = {"acmix": make(), "plain": make(paths="attention")}
+    if layer.family == "resnet":
+        stride = layer.fields["stride"]
+        found["plain"] = nn.Conv(layer.features, (3, 3), stride, padding=1, use_bias=False)
+        for form in neighborhood.FORMS:
+            found[f"attention {form}"] = make(attention=partial(LocalAttention, form=form), paths="attention")
+    return found | {f"convolution {form}": make(shift_form=form, paths="convolution") for form in shift.FORMS}
+
+
+def programs(module: nn.Module, x: jax.Array, dtype: str) -> dict[str, Program]:
+    """Its two passes, by name."""
+    module = module.clone(dtype=dtype)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
+
+    def loss(variables, x):
+        return (module.apply(variables, x).astype(jnp.float32) ** 2).sum()
+
+    backward = jax.value_and_grad(loss, argnums=(0, 1))
+    return {
+        "forward": compiled(module.apply, variables, x),
+        "forward+backward": compiled(backward, variables, x),
     }
-    times = {key: [] for key in compiled}
-    for turn in range(rounds + 1):
-        for key, (program, *arguments) in compiled.items():
-            begin = time.perf_counter()
-            jax.block_until_ready(program(*arguments))
-            if turn:  # the first warms up
-                times[key].append(1e3 * (time.perf_counter() - begin))
-    return {key: np.array(values) for key, values in times.items()}
+
+
+def measure(layer: Layer, arguments: argparse.Namespace) -> Iterator[Row]:
+    """The rows of one layer."""
+    shape = (arguments.batch, layer.size, layer.size, layer.in_features)
+    images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    x = jnp.asarray(images, arguments.dtype)
+    modules = forms(layer)
+    found = {(name, way): p for name, m in modules.items() for way, p in programs(m, x, arguments.dtype).items()}
+    if arguments.released_code and layer.family == "resnet":
+        operator = released_code.operator(arguments.released_code, layer.features, layer.fields["stride"])
+        ways = released_code.programs(operator, images, dtype=arguments.dtype)
+        found |= {("released", way): program for way, program in ways.items()}
+    costs = {name: _cost(module, x[:1]) for name, module in modules.items()}
+    costs["released"] = costs["acmix"]
+    for (name, way), times in in_turns(found, arguments.rounds).items():
+        low, middle, high = np.percentile(times, [25, 50, 75]).tolist()
+        program, (gmacs, params) = found[name, way], costs[name]
+        yield Row(
+            str(layer), layer.size, arguments.batch, arguments.dtype, 1e3 * arguments.batch / middle, middle, gmacs,
+            params, program.peak_memory_mb, way, name, low, high, program.compile_s, device_name(),
+        )  # fmt: skip
+
+
+def _cost(module, x):
+    """Billions of multiply-adds for one image in this form, and millions of parameters."""
+    program, (_, variables) = jax.make_jaxpr(module.init_with_output, return_shape=True)(jax.random.key(0), x)
+    params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    return sum(count for _, count in multiply_adds(program.jaxpr)) / 1e9, params / 1e6
+
+
+def show(rows: list[Row]) -> None:
+    """Prints each form with its time in units of the plain layer's."""
+    step = {(row.implementation, row.pass_): row.step_time_ms for row in rows}
+    for name in dict.fromkeys(row.implementation for row in rows):
+        line = f"{rows[0].model:18} {name:26}"
+        for way in ("forward", "forward+backward"):
+            line += f"  {way} {step[name, way]:8.1f} ms ={step[name, way] / step['plain', way]:6.2f} x plain"
+        print(line, flush=True)
+    if "released" not in {row.implementation for row in rows}:
+        print(f"{rows[0].model:18} released                    not measured", flush=True)
 
 
 def main() -> None:
     """Measures all layers and writes the table."""
+    accelerator = jax.default_backend() != "cpu"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the table")
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--layers", default="all", help='names such as "resnet 64@56", joined by commas')
+    parser.add_argument("--batch", type=int, default=128 if accelerator else 4)
+    parser.add_argument("--dtype", default="bfloat16" if accelerator else "float32")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--layers", type=int, default=len(LAYERS), help="measure only the first so many")
+    parser.add_argument("--released-code", type=Path, help="a clone of github.com/LeapLabTHU/ACmix")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    device = f"{jax.devices()[0].device_kind}, {platform.machine()}, jax {jax.__version__}"
-    print(f"{device}, batch {arguments.batch}, float32; median ms (quartiles) of {arguments.rounds} rounds")
-    with (arguments.out / "operator_speed.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["device", "size", "features", "stride", "batch", "form", "pass", "median_ms", "q1_ms", "q3_ms"]
-        )
-        for size, features, stride in LAYERS[: arguments.layers]:
-            for (form, name), times in measure(size, features, stride, arguments.batch, arguments.rounds).items():
-                low, middle, high = np.percentile(times, [25, 50, 75])
-                row = [device, size, features, stride, arguments.batch, form, name]
-                writer.writerow(row + [f"{x:.2f}" for x in (middle, low, high)])
-                print(f"{features}@{size} s{stride}  {form:24} {name:17} {middle:8.1f} ({low:.1f} to {high:.1f})")
+    print(f"{device_name()}; batch {arguments.batch}, {arguments.dtype}; median of {arguments.rounds} rounds")
+    layers = {str(layer): layer for layer in LAYERS}
+    rows: list[Row] = []
+    try:
+        for name in layers if arguments.layers == "all" else arguments.layers.split(","):
+            check_choice("layer", name, layers)
+            found = list(measure(layers[name], arguments))
+            show(found)
+            rows += found
+            write_rows(arguments.out / "operator_speed.csv", rows)
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

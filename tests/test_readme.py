@@ -25,7 +25,8 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 SMALLER = {  # what makes a command quick; the data folder stands in for the Debian package
     "configs/digits.py": "--config.num_epochs=0.05 --config.eval_every=0",
     "configs/fashion_mnist.py": "--config.num_epochs=1 --config.batch_size=8 --config.data.dir={data}",
-    "experiments.operator_speed": "--layers=1 --rounds=1 --batch=1",
+    "experiments.operator_speed": "--layers='resnet 512@7' --rounds=1 --batch=1",
+    "experiments.network_speed": "--networks=resnet14_stem1 --img-size=16 --rounds=1 --batch=1",
     "acmix_jax.analysis.complexity": "--model=acmix_resnet26",
 }
 

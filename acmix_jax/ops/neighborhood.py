@@ -19,7 +19,7 @@ from acmix_jax.errors import UserError, check_choice
 
 LARGEST_TILE = 8  # queries per tile and axis
 RECOMPUTED_TILE = 4  # the same in the recomputed form
-LARGEST_KEPT = 1024  # pixels; the weights of a larger map are computed again for the gradient
+LARGEST_KEPT = 512  # pixels; the weights of a larger map are computed again for the gradient
 _NEVER = -1e30  # stands for log(0); finite, so that adding two of them gives no NaN
 
 

@@ -30,11 +30,11 @@ LARGEST_DENSE = {"cpu": 128}  # input features at stride 1; beyond, multiply_shi
 def fastest_form(in_features: int, stride: int = 1, backend: str | None = None) -> str:
     """The form to train with on a backend (None: the one in use), from the measurements in docs/performance.md.
 
-    For each output pixel, dense costs k^2 multiply-adds per input feature and output; what multiply_shift costs, for
-    each input pixel, does not grow with the input. Where nothing was measured it is dense, which matrix units like.
+    For each output pixel, dense costs k^2 multiply-adds per input feature and output; what multiply_shift costs does
+    not grow with the input's features. Where nothing was measured it is dense, which matrix units like.
     """
     largest = LARGEST_DENSE.get(backend or jax.default_backend(), in_features)
-    return "dense" if in_features <= largest * stride**2 else "multiply_shift"
+    return "dense" if in_features <= largest * stride else "multiply_shift"
 
 
 def shift_kernel(kernel_size: int, outputs: int, dtype=jnp.float32) -> jax.Array:
@@ -115,9 +115,7 @@ def shift_convolution(pieces, fc, fc_bias, kernel, *, stride=1, dilation=1, form
     batch, height, width, _, dim = pieces.shape
     banks = kernel.reshape(kernel_size**2, count, dim, -1)  # [shift, tap, dim, N]
     if form == "multiply_shift":
-        products = _products(pieces, fc, fc_bias, banks)  # [dim, shift, N, B, H, W]
-        out = _shift_and_sum(products, kernel_size, (height, width), stride, dilation)  # [dim, N, B, H_out, W_out]
-        return out.transpose(2, 3, 4, 0, 1).reshape(*out.shape[2:], -1)
+        return _multiply_shift(pieces, fc, fc_bias, banks, stride, dilation)
     composed = jnp.einsum("st,ytdn->ysdn", fc, banks).reshape(kernel_size, kernel_size, fc.shape[0], -1)
     out = _convolve(pieces.swapaxes(3, 4).reshape(batch, height, width, -1), composed, stride, dilation, groups=dim)
     if fc_bias is None:
@@ -176,26 +174,44 @@ def _products(pieces, fc, fc_bias, banks):
     return products.reshape(dim, shifts, outputs, batch, height, width)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _shift_and_sum(products, kernel_size, size, stride, dilation):
-    """Shifts `[dim, k^2, N, B, H, W]` to their places and sums: `[dim, N, B, ceil(H / stride), ceil(W / stride)]`."""
-    padded = _pad(products, axis=4, margin=dilation * (kernel_size // 2))
-    views = _views(padded, 4, *size, kernel_size, stride, dilation)
-    return sum(x[:, t] for t, x in enumerate(views))
+def _multiply_shift(pieces, fc, fc_bias, banks, stride, dilation):
+    """With a stride, a pixel has only the neighbours at its own remainder: each of those sets is a map of its own."""
+    kernel_size, (height, width) = round(banks.shape[0] ** 0.5), pieces.shape[1:3]
+    size = (-(-height // stride), -(-width // stride))
+    reach = [dilation * (i - kernel_size // 2) for i in range(kernel_size)]
+    out = 0
+    for y, x in np.ndindex(min(stride, height), min(stride, width)):
+        # Output i sees pixel stride * i + r through reach r, which is pixel i + (r - y) / stride of those from y on.
+        places = {
+            (i, j): ((y - reach[i]) // stride, (x - reach[j]) // stride)
+            for i, j in np.ndindex(kernel_size, kernel_size)
+            if (y - reach[i]) % stride == 0 == (x - reach[j]) % stride
+        }
+        if places:
+            shifts = np.array([i * kernel_size + j for i, j in places])
+            products = _products(pieces[:, y::stride, x::stride], fc, fc_bias, banks[shifts])
+            out += _place_and_sum(products, tuple(places.values()), size, products.shape[4:])
+    return out.transpose(2, 3, 4, 0, 1).reshape(*out.shape[2:], -1)
 
 
-def _shift_and_sum_backward(kernel_size, size, stride, dilation, _, gradient):
-    """The same slices of the gradient, seen the other way; JAX's own is k^2 arrays of the size of all products."""
-    margin = dilation * (kernel_size // 2)
-    ends = [  # zeros before, after and between: back on the grid of the input
-        (margin, margin + length - 1 - stride * (count - 1), stride - 1)
-        for length, count in zip(size, gradient.shape[3:], strict=True)
-    ]
-    padded = lax.pad(gradient, jnp.zeros((), gradient.dtype), [(0, 0, 0)] * 3 + ends)
-    return (jnp.stack(_views(padded, 3, *size, kernel_size, 1, dilation)[::-1], axis=1),)
+def _place(x, offset, size):
+    """Moves the map `[..., h, w]` down and to the right by `offset`, into one of `size`, with zeros around it."""
+    ends = [(start, to - length - start, 0) for start, to, length in zip(offset, size, x.shape[-2:], strict=True)]
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * (x.ndim - 2) + ends)
 
 
-_shift_and_sum.defvjp(lambda *arguments: (_shift_and_sum(*arguments), None), _shift_and_sum_backward)
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _place_and_sum(products, offsets, size, from_size):
+    """Sums `[dim, shift, N, B, *from_size]` over the shifts, each at its offset in a map of `size`."""
+    return sum(_place(products[:, t], offset, size) for t, offset in enumerate(offsets))
+
+
+def _place_and_sum_backward(offsets, size, from_size, _, gradient):
+    """The gradient moved back by each offset; JAX's own is as many arrays of the size of all products."""
+    return (jnp.stack([_place(gradient, (-y, -x), from_size) for y, x in offsets], axis=1),)
+
+
+_place_and_sum.defvjp(lambda *arguments: (_place_and_sum(*arguments), None), _place_and_sum_backward)
 
 
 @jax.custom_vjp

@@ -69,13 +69,27 @@ def test_bias_of_the_position_has_no_gradient():
 
 @pytest.mark.parametrize("shift_form", shift.FORMS)
 def test_bfloat16_keeps_float32_parameters(shift_form):
+    """And its values and gradients stay near those of float32, also where a bias meets the border."""
     x = jax.random.normal(jax.random.key(0), (2, 9, 9, 16))
-    layer = acmix_jax.ACmix(16, dtype=jnp.bfloat16, shift_form=shift_form)
-    out, variables = jax.jit(layer.init_with_output)(jax.random.key(1), x)
+    fields = {"fc_bias": True, "shift_form": shift_form}
+    variables = jax.jit(acmix_jax.ACmix(16, **fields).init)(jax.random.key(1), x)
+
+    def both(dtype):
+        layer = acmix_jax.ACmix(16, dtype=dtype, **fields)
+
+        def loss(variables, x):
+            out = layer.apply(variables, x)
+            return (out.astype(jnp.float32) ** 2).mean(), out
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(variables, x)
+
+    (_, out), gradients = both(jnp.bfloat16)
+    (_, exact), exact_gradients = both(jnp.float32)
     assert out.dtype == jnp.bfloat16
-    assert {p.dtype for p in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    exact = jax.jit(acmix_jax.ACmix(16).apply)(variables, x)
+    assert {p.dtype for p in jax.tree.leaves((variables, gradients))} == {jnp.dtype("float32")}
     np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.05)
+    largest = max(jnp.abs(g).max() for g in jax.tree.leaves(exact_gradients))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=0.02 * largest), gradients, exact_gradients)
 
 
 def test_shift_init_can_be_turned_off():

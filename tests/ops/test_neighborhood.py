@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acmix_jax.errors import UserError
-from acmix_jax.ops.neighborhood import FORMS, neighborhood_attention, position_map
+from acmix_jax.ops.neighborhood import FORMS, fastest_form, neighborhood_attention, position_map
 
 
 def by_hand(q, k, v, position, window_size, stride, dilation):
@@ -74,12 +74,26 @@ def test_forms_agree_in_value_and_gradient(height, width, heads, window_size, st
 
 def test_bfloat16_stays_near_float32():
     rng = np.random.default_rng(0)
-    q, k, v = (draw(rng, 2, 9, 9, 2, 8).astype(jnp.float32) for _ in range(3))
-    exact = neighborhood_attention(q, k, v, form="reference")
+    arguments = [draw(rng, 2, 9, 9, 2, 8).astype(jnp.float32) for _ in range(3)]
+    weights = draw(rng, 2, 9, 9, 2, 8).astype(jnp.float32)
+
+    def both(form, arguments):
+        def loss(*arguments):
+            out = neighborhood_attention(*arguments, form=form)
+            return (weights * out).sum(), out
+
+        (_, out), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(*arguments)
+        return out, gradients
+
+    exact = both("reference", arguments)
     for form in FORMS:
-        out = neighborhood_attention(*(x.astype(jnp.bfloat16) for x in (q, k, v)), form=form)
-        assert out.dtype == jnp.bfloat16
-        np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.05)
+        found = both(form, [x.astype(jnp.bfloat16) for x in arguments])
+        assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype("bfloat16")}
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a.astype(jnp.float32), b, atol=0.05), found, exact)
+
+
+def test_large_maps_are_recomputed():
+    assert [fastest_form(*size) for size in ((14, 14), (28, 28), (4, 200))] == ["tiled", "recomputed", "recomputed"]
 
 
 def test_position_map_runs_from_minus_one_to_one():

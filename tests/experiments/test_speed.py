@@ -1,0 +1,33 @@
+import csv
+import sys
+
+import pytest
+
+from experiments import network_speed, operator_speed
+
+
+def run(monkeypatch, module, *arguments):
+    monkeypatch.setattr(sys, "argv", ["speed", *arguments])
+    module.main()
+
+
+def test_whole_networks_are_timed(tmp_path, monkeypatch, capsys):
+    run(
+        monkeypatch, network_speed, f"--out={tmp_path}", "--networks=resnet14_stem1", "--img-size=16", "--batch=2",
+        "--rounds=2",
+    )  # fmt: skip
+    rows = list(csv.DictReader((tmp_path / "network_speed.csv").read_text().splitlines()))
+    assert [(row["model"], row["pass"]) for row in rows] == [
+        (name, way) for name in ("resnet14_stem1", "acmix_resnet14_stem1") for way in ("forward", "train")
+    ]
+    assert all(float(row["step_time_ms"]) > 0 and float(row["peak_memory_mb"]) > 0 for row in rows)
+    assert "released: not measured" in capsys.readouterr().out
+
+
+def test_mistakes_end_with_one_line(tmp_path, monkeypatch):
+    for module, argument, message in (
+        (operator_speed, "--layers=resnet 63@56", "did you mean resnet 64@56"),
+        (network_speed, "--networks=resnet51", "did you mean"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            run(monkeypatch, module, f"--out={tmp_path}", argument)
