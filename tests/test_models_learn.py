@@ -13,7 +13,7 @@ from acmix_jax.models import family_of
 FAST = {
     "acmix_san5_stem1": {"window_size": 3, "dtypes": ["float32"]},
     "acmix_pvt_micro_patch2": {"dtypes": ["float32"]},
-    "acmix_swin_micro_patch2": {"dtypes": ["float32", "bfloat16"]},
+    "acmix_swin_micro_patch2": {"dtypes": ["bfloat16"]},
 }
 
 

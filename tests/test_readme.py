@@ -44,8 +44,8 @@ def place(tmp_path_factory):
 
 
 def marked(lines):
-    """Small networks of all families take minutes to compile."""
-    is_slow = any(re.search(r"fashion_mnist\.py:|swin_micro_patch2", line) for line in lines)
+    """Many programs take minutes to compile; the fast tests have the parts of those of fashion_mnist and speed."""
+    is_slow = any(re.search(r"fashion_mnist\.py|swin_micro_patch2|_speed ", line) for line in lines)
     return pytest.param(lines, marks=pytest.mark.slow) if is_slow else lines
 
 
