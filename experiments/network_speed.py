@@ -10,7 +10,6 @@ are missing and the printed table says "not measured". Needs jax, flax and numpy
 import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -19,7 +18,7 @@ import numpy as np
 
 from acmix_jax import create_model
 from acmix_jax.analysis.complexity import complexity
-from acmix_jax.analysis.speed import Program, Row, compiled, compiled_step, device_name, in_turns, write_rows
+from acmix_jax.analysis.speed import Program, Row, compiled, compiled_step, device_name, in_turns, parser_of, write_rows
 from acmix_jax.errors import UserError
 from experiments import released_code
 
@@ -94,15 +93,9 @@ def show(rows: list[Row]) -> None:
 
 def main() -> None:
     """Measures the networks and writes the table."""
-    accelerator = jax.default_backend() != "cpu"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the table")
+    parser = parser_of(__doc__)
     parser.add_argument("--networks", default=NETWORKS, help="plain names, joined by commas")
-    parser.add_argument("--batch", type=int, default=128 if accelerator else 4)
     parser.add_argument("--img-size", type=int, default=224)
-    parser.add_argument("--dtype", default="bfloat16" if accelerator else "float32")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--released-code", type=Path, help="a clone of github.com/LeapLabTHU/ACmix")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(f"{device_name()}; batch {arguments.batch}, {arguments.dtype}; median (quartiles) of {arguments.rounds}")

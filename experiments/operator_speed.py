@@ -12,7 +12,6 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -22,7 +21,7 @@ import numpy as np
 
 from acmix_jax import ACmix
 from acmix_jax.analysis.complexity import multiply_adds
-from acmix_jax.analysis.speed import Program, Row, compiled, device_name, in_turns, write_rows
+from acmix_jax.analysis.speed import Program, Row, compiled, device_name, in_turns, parser_of, write_rows
 from acmix_jax.errors import UserError, check_choice
 from acmix_jax.layers.attention import GlobalAttention, LocalAttention, PatchwiseAttention, WindowAttention
 from acmix_jax.ops import neighborhood, shift
@@ -131,14 +130,8 @@ def show(rows: list[Row]) -> None:
 
 def main() -> None:
     """Measures all layers and writes the table."""
-    accelerator = jax.default_backend() != "cpu"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the table")
+    parser = parser_of(__doc__)
     parser.add_argument("--layers", default="all", help='names such as "resnet 64@56", joined by commas')
-    parser.add_argument("--batch", type=int, default=128 if accelerator else 4)
-    parser.add_argument("--dtype", default="bfloat16" if accelerator else "float32")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--released-code", type=Path, help="a clone of github.com/LeapLabTHU/ACmix")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(f"{device_name()}; batch {arguments.batch}, {arguments.dtype}; median of {arguments.rounds} rounds")

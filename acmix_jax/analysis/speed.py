@@ -3,6 +3,7 @@
 A busy moment of the machine hits all of them alike then, so that the ratio of their medians holds on a noisy machine.
 """
 
+import argparse
 import csv
 import math
 import platform
@@ -95,6 +96,18 @@ def _seconds(program, repeats):
 def device_name() -> str:
     """The hardware and the version of jax, for the table."""
     return f"{jax.devices()[0].device_kind}, {platform.machine()}, jax {jax.__version__}"
+
+
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """The options that all speed experiments share; an accelerator gets a larger batch and bfloat16 by default."""
+    accelerator = jax.default_backend() != "cpu"
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the table")
+    parser.add_argument("--batch", type=int, default=128 if accelerator else 4)
+    parser.add_argument("--dtype", default="bfloat16" if accelerator else "float32")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--released-code", type=Path, help="a clone of github.com/LeapLabTHU/ACmix")
+    return parser
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

@@ -259,22 +259,11 @@ def _at_the_border(bias, kernel, height, width, stride, dilation):
 
 def _shifted(taps, kernel_size, stride, dilation):
     """The map as seen from each of the k x k places: a list of k^2 slices `[B, H_out, W_out, dim, k^2]`."""
-    padded = _pad(taps, axis=1, margin=dilation * (kernel_size // 2))
-    return _views(padded, 1, *taps.shape[1:3], kernel_size, stride, dilation)
-
-
-def _pad(x, axis, margin):
-    """Zeros around the two axes of the map, `axis` and the one after it."""
-    return jnp.pad(x, [(margin, margin) if i in (axis, axis + 1) else (0, 0) for i in range(x.ndim)])
-
-
-def _views(padded, axis, height, width, kernel_size, stride, dilation):
-    """The k^2 shifted slices of a padded map."""
+    height, width = taps.shape[1:3]
+    margin = dilation * (kernel_size // 2)
+    padded = jnp.pad(taps, ((0, 0), (margin, margin), (margin, margin), (0, 0), (0, 0)))
     offsets = [dilation * i for i in range(kernel_size)]
-    before = (slice(None),) * axis
-    return [
-        padded[(*before, slice(y, y + height, stride), slice(x, x + width, stride))] for y in offsets for x in offsets
-    ]
+    return [padded[:, y : y + height : stride, x : x + width : stride] for y in offsets for x in offsets]
 
 
 def _convolve(x, kernel, stride, dilation, groups=1):
