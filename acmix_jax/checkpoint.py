@@ -122,14 +122,15 @@ class Checkpoints:
             raise UserError(f"no checkpoint in {self._directory} can be read ({reasons}); choose another --workdir")
         return None
 
-    def read_variables(self, which: str) -> tuple[int, dict[str, Any]]:
+    def read_variables(self, which: str, folded: bool = False) -> tuple[int, dict[str, Any]]:
         """Step and variables {"params", "batch_stats", ...} of a checkpoint as NumPy arrays, without the optimizer.
 
         Args:
           which: "latest", "best" or a step number.
+          folded: the caller can use what `acmix_jax.fold` wrote.
 
         Raises:
-          UserError: no such checkpoint, or it cannot be read.
+          UserError: no such checkpoint, it cannot be read, or it is folded and `folded` is not set.
         """
         steps = [str(step) for step in sorted(self._manager.all_steps())]
         named = {"latest": self._manager.latest_step, "best": self._manager.best_step}
@@ -146,6 +147,9 @@ class Checkpoints:
                 restored = reader.restore(folder, ocp.args.PyTreeRestore(wanted, arguments, partial_restore=True))
         except Exception as error:
             raise UserError(f"cannot read {folder} ({_reason(error)})") from error
+        if "folded" in restored["model_state"] and not folded:
+            raise UserError(f"{self._directory.parent} holds folded weights, of use for --mode=eval alone; "
+                            "use the folder that they were made from")  # fmt: skip
         return int(step), {"params": restored["params"], **restored["model_state"]}
 
     def __enter__(self) -> "Checkpoints":

@@ -10,11 +10,12 @@ from acmix_jax.errors import UserError
 
 FREE = (
     "log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "best_metric", "data.dir", "data.threads",
+    "acmix.shift_form", "acmix.attention_form",
 )  # fmt: skip
-"""Fields that do not change what a run computes, so a resumed run may set them anew."""
+"""Fields that do not change what a run computes (but for rounding), so a resumed run may set them anew."""
 
 WEIGHTS = "weights.json"
-"""Says what a folder of converted weights holds; such a folder has no config.json."""
+"""Says what a folder of converted or folded weights holds; such a folder has no config.json."""
 
 
 def prepare(workdir: Path, config: Any) -> None:
@@ -26,7 +27,7 @@ def prepare(workdir: Path, config: Any) -> None:
     path = workdir / "config.json"
     if (workdir / WEIGHTS).exists():
         raise UserError(
-            f"{str(workdir)!r} holds converted weights; set --config.init_from={workdir} and another --workdir"
+            f"{str(workdir)!r} holds weights and no run; set --config.init_from={workdir} and another --workdir"
         )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -42,34 +43,45 @@ def prepare(workdir: Path, config: Any) -> None:
 
 
 def config_to_look_with(workdir: Path, given: Any | None) -> Any:
-    """The config for evaluating or inspecting the run in this folder: its own one, or `given` if that fits it.
+    """The config for evaluating or inspecting what is in this folder: its own one, or `given` if that fits it.
 
     Raises:
-      UserError: the folder holds no run, or `given` differs in more than the batch size and the fields in FREE; or it
-        holds converted weights, and `given` is missing or of another model.
+      UserError: the folder holds no weights; `given` differs from the run's config in more than the batch size and the
+        fields in FREE; or the weights come from no run, and `given` is missing or of another model.
     """
-    path = workdir / "config.json"
-    if (workdir / WEIGHTS).exists():
-        return _config_for_weights(workdir, given)
-    try:
-        own = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"cannot read {path} ({error}); is {str(workdir)!r} the --workdir of a run?") from error
+    facts = describe(workdir)
+    own, hint = facts.get("config"), f"{str(workdir)!r} holds weights of {facts['model']} with {facts['num_classes']}"
+    if given is None and own is None:
+        raise UserError(f"{hint} classes and no config; set --config=FILE")
     if given is None:
         return ml_collections.ConfigDict(own)
-    _check_same(workdir, own, given.to_dict(), (*FREE, "batch_size"))
+    if own is not None:
+        _check_same(workdir, own, given.to_dict(), (*FREE, "batch_size"))
+    elif (given.model, given.data.num_classes) != (facts["model"], facts["num_classes"]):
+        raise UserError(
+            f"{hint} classes, but --config is of {given.model} with {given.data.num_classes}; set --config.model="
+            f"{facts['model']} and --config.data.num_classes={facts['num_classes']}"
+        )
     return given
 
 
 def model_of(folder: Path) -> str:
-    """The name of the model whose weights are in a workdir, or in a folder of converted weights.
+    """The name of the model whose weights are in a folder; raises as `describe`."""
+    return describe(folder)["model"]
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What the weights in a folder are: "model" and "num_classes", and "config" where a run made them.
 
     Raises:
-      UserError: it is neither.
+      UserError: it is neither a workdir nor a folder of weights.
     """
     for name in (WEIGHTS, "config.json"):
         try:
-            return json.loads((folder / name).read_text())["model"]
+            found = json.loads((folder / name).read_text())
+            if name == WEIGHTS:
+                return found
+            return {"model": found["model"], "num_classes": found["data"]["num_classes"], "config": found}
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, json.JSONDecodeError, KeyError) as error:
@@ -88,7 +100,7 @@ def check_unused(folder: Path) -> None:
 
 
 def describe_weights(folder: Path, facts: dict[str, Any]) -> None:
-    """Marks a folder as one of converted weights; `facts` has "model" and "num_classes" among others.
+    """Marks a folder as one of weights alone; `facts` as from `describe`, and others.
 
     Raises:
       UserError: the folder cannot be written.
@@ -97,22 +109,6 @@ def describe_weights(folder: Path, facts: dict[str, Any]) -> None:
         (folder / WEIGHTS).write_text(json.dumps(facts, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write to {str(folder)!r} ({error.strerror}); choose another --out") from error
-
-
-def _config_for_weights(folder, given):
-    try:
-        facts = json.loads((folder / WEIGHTS).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"cannot read {folder / WEIGHTS} ({error}); convert the weights again") from error
-    hint = f"{str(folder)!r} holds weights of {facts['model']} with {facts['num_classes']} classes"
-    if given is None:
-        raise UserError(f"{hint} and no config; set --config=FILE")
-    if (given.model, given.data.num_classes) != (facts["model"], facts["num_classes"]):
-        raise UserError(
-            f"{hint}, but --config is of {given.model} with {given.data.num_classes}; set --config.model="
-            f"{facts['model']} and --config.data.num_classes={facts['num_classes']}"
-        )
-    return given
 
 
 def _check_same(workdir: Path, old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> None:

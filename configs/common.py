@@ -21,6 +21,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.acmix.num_heads = config_dict.placeholder(int)  # ResNet only; None for the model's own, 4
     config.acmix.window_size = config_dict.placeholder(int)  # of the attention, in pixels; None for the model's own
     config.acmix.kernel_size = 3  # of the convolution; odd
+    config.acmix.shift_form = config_dict.placeholder(str)  # of the convolution, see ops/shift.py; None for the fastest
+    config.acmix.attention_form = config_dict.placeholder(str)  # ResNet only, see ops/neighborhood.py; None likewise
     config.acmix.shift_init = True  # start the convolution as shifts (the paper); False as the released ResNet does
 
     config.data = ml_collections.ConfigDict()

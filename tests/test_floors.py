@@ -23,7 +23,7 @@ FLOORS = [  # from the ground up; rooms of one line may know each other
     ("analysis", "layers"),
     ("backbones", "heads"),
     ("models",),
-    ("analysis.complexity", "convert", "tasks", "warm_start"),
+    ("analysis.complexity", "convert", "fold", "tasks", "warm_start"),
     ("evaluate",),
     ("train",),
 ]

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from acmix_jax.errors import UserError
+from acmix_jax.layers.norm import BatchNorm
 from acmix_jax.layers.weights import kaiming_fan_out
 from acmix_jax.ops.linear import dot_general
 
@@ -55,7 +56,7 @@ class Bottleneck(nn.Module):
         conv1x1 = partial(
             nn.Dense, use_bias=False, kernel_init=kaiming_fan_out, dtype=self.dtype, dot_general=dot_general
         )
-        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         y = nn.relu(norm(name="norm1")(conv1x1(self.width, name="conv1")(x)))
         y = self.mixer(features=self.width, stride=self.stride, dtype=self.dtype, name="mixer")(y)
         y = nn.relu(norm(name="norm2")(y))
@@ -93,9 +94,7 @@ class ResNet(nn.Module):
                 f"least {smallest}x{smallest}; use larger images, or a model for small ones: *_stem1 from 8x8, "
                 "*_stem2 from 16x16"
             )
-        norm = nn.BatchNorm(
-            use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name="stem_norm"
-        )
+        norm = BatchNorm(use_running_average=not train, dtype=self.dtype, name="stem_norm")
         x = nn.relu(norm(self._stem()(images.astype(self.dtype))))
         if self.variant.stem == "imagenet":
             x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from acmix_jax.errors import UserError
+from acmix_jax.layers.norm import BatchNorm
 from acmix_jax.layers.weights import torch_bias, torch_default
 from acmix_jax.ops.linear import dot_general
 
@@ -51,7 +52,7 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         features = x.shape[-1]
         attention = partial(self.attention, window_size=self.window_size, train=train)
-        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         y = nn.relu(norm(name="norm1")(x))
         y = self.mixer(
             features=features // 4, num_heads=4, qk_heads=1, attention=attention, dtype=self.dtype, name="mixer"
@@ -93,7 +94,7 @@ class SAN(nn.Module):
                 f"images of {images.shape[1]}x{images.shape[2]} pixels are too small for this SAN, which needs "
                 f"at least {smallest}x{smallest}; use larger images, or a model for small ones: *_stem1 from 16x16"
             )
-        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         conv1x1 = partial(
             nn.Dense, use_bias=False, kernel_init=torch_default, dtype=self.dtype, dot_general=dot_general
         )

@@ -90,29 +90,36 @@ class ACmix(nn.Module):
         qkv = Weights((x.shape[-1], sum(self._widths)), self._init_each_projection, self.bias_init, name="qkv")()
         form = self.shift_form or shift.fastest_form(x.shape[-1], self.stride)
         check_choice("shift_form", form, shift.FORMS)
+        if self.has_variable("folded", "kernel"):
+            form = "dense"
         # With a stride, attention needs fewer queries than the convolution path, which takes none where it is dense.
         stride = self.stride if self.paths == "attention" or form == "dense" else 1
         with jax.named_scope("stage1"):
             queries, keys_values = self._project_map(x, stride, *qkv)
             if tokens is not None:
                 tokens = self._project(tokens.astype(self.dtype), *qkv)
-        outputs = []
+        attended = convolved = None
         if self.paths != "convolution":
             with jax.named_scope("stage2_attention"):
                 at_outputs = queries[:, :: self.stride, :: self.stride] if stride == 1 else queries
-                outputs.append(self._attend(at_outputs, keys_values, tokens))
+                attended = self._attend(at_outputs, keys_values, tokens)
         if self.paths != "attention":
             with jax.named_scope("stage2_convolution"):
-                outputs.append(self._convolve(form, x, queries, keys_values, *qkv))
-        if self.paths != "both":
-            return outputs[0]
-        alpha = self.param("alpha", nn.initializers.constant(0.5), ())
-        beta = self.param("beta", nn.initializers.constant(0.5), ())
-        attended, convolved = outputs
-        if tokens is None:
-            return (alpha * attended + beta * convolved).astype(self.dtype)
-        attended, tokens = attended
-        return (alpha * attended + beta * convolved).astype(self.dtype), (alpha * tokens).astype(self.dtype)
+                convolved = self._convolve(form, x, queries, keys_values, *qkv)
+        return self._mix(attended, convolved)
+
+    def _mix(self, attended, convolved):
+        """The weighted sum of what there is; fold.py leaves one factor, that of the attention."""
+        if self.has_variable("folded", "scale"):
+            alpha, beta = self.get_variable("folded", "scale"), 1.0
+        elif self.paths == "both":
+            alpha, beta = (self.param(name, nn.initializers.constant(0.5), ()) for name in ("alpha", "beta"))
+        else:
+            alpha = beta = 1.0
+        attended, tokens = attended if isinstance(attended, tuple) else (attended, None)
+        parts = [scale * x for scale, x in ((alpha, attended), (beta, convolved)) if x is not None]
+        mixed = sum(parts).astype(self.dtype)
+        return mixed if tokens is None else (mixed, (alpha * tokens).astype(self.dtype))
 
     @property
     def _heads(self):
@@ -181,6 +188,10 @@ class ACmix(nn.Module):
     def _convolve(self, form, x, queries, keys_values, qkv, qkv_bias):
         if self.kernel_size % 2 == 0:
             raise UserError(f"kernel_size={self.kernel_size} has no centre pixel; use an odd number")
+        place = {"stride": self.stride, "dilation": self.dilation}
+        composed = self.get_variable("folded", "kernel"), self.get_variable("folded", "bias_kernel")
+        if composed[0] is not None and self.reduction == 1:
+            return shift.composed_convolution(x, *composed, **place)
         size, taps, pieces = self.kernel_size, self.kernel_size**2, sum(self._heads)
         conv_init = self.conv_init or self.kernel_init
 
@@ -192,13 +203,14 @@ class ACmix(nn.Module):
             (size, size, taps, self.features), shift_init if self.shift_init else conv_init, use_bias=False,
             name="shift",
         )()  # fmt: skip
-        place = {"stride": self.stride, "dilation": self.dilation}
         fine = pieces if self.reduction == 1 else self._heads[0]  # pieces on the grid of x; the others are coarser
         narrow = [p if p is None else p.astype(self.dtype) for p in (fc, fc_bias, kernel)]
         if form == "dense":
-            width = fine * (self.features // self.num_heads)
-            projections = qkv[:, :width].reshape(x.shape[-1], fine, -1), qkv_bias[:width].reshape(fine, -1)
-            convolved = shift.dense_convolution(x, *projections, fc[:fine], fc_bias, kernel, **place)
+            if composed[0] is None:
+                width = fine * (self.features // self.num_heads)
+                projections = qkv[:, :width].reshape(x.shape[-1], fine, -1), qkv_bias[:width].reshape(fine, -1)
+                composed = shift.compose(*projections, fc[:fine], fc_bias, kernel)
+            convolved = shift.composed_convolution(x, *composed, **place)
             fc, fc_bias, kernel = narrow
         else:
             fc, fc_bias, kernel = narrow

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from acmix_jax.layers.norm import BatchNorm
 from acmix_jax.layers.weights import Initializer, Weights, normal_02, torch_bias, torch_default
 from acmix_jax.ops import patchwise
 from acmix_jax.ops.attention import softmax_attention
@@ -74,9 +75,7 @@ class _SharedWeights(nn.Module):
     def _perceptron(self, x, hidden, outputs):
         """BatchNorm, ReLU, linear, twice; the first linear map has no bias."""
         for i, (width, use_bias) in enumerate([(hidden, False), (outputs, True)], start=1):
-            x = nn.BatchNorm(
-                use_running_average=not self.train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name=f"norm{i}"
-            )(x)
+            x = BatchNorm(use_running_average=not self.train, dtype=self.dtype, name=f"norm{i}")(x)
             x = nn.Dense(
                 width, use_bias, kernel_init=torch_default, bias_init=torch_bias(x.shape[-1]), dtype=self.dtype,
                 name=f"weight{i}",

@@ -120,7 +120,8 @@ def shift_convolution(pieces, fc, fc_bias, kernel, *, stride=1, dilation=1, form
     out = _convolve(pieces.swapaxes(3, 4).reshape(batch, height, width, -1), composed, stride, dilation, groups=dim)
     if fc_bias is None:
         return out
-    return out + _at_the_border(jnp.broadcast_to(fc_bias, (dim, count)), kernel, height, width, stride, dilation)
+    bias_kernel = _bias_kernel(jnp.broadcast_to(fc_bias, (dim, count)), kernel)
+    return out + _convolve(jnp.ones((1, height, width, 1), out.dtype), bias_kernel, stride, dilation)
 
 
 def repeated_shift_convolution(pieces, fc, kernel, *, factor, size, stride=1, dilation=1):
@@ -228,33 +229,39 @@ def _matmul_backward(residuals, gradient):
 _matmul.defvjp(lambda kernel, pixels: (kernel @ pixels, (kernel, pixels)), _matmul_backward)
 
 
-def dense_convolution(x, qkv, qkv_bias, fc, fc_bias, kernel, *, stride=1, dilation=1):
-    """The whole path from the layer's input as one convolution.
-
-    Equal to `shift_convolution(mix_pieces(projections of x))`. The biases of Stage I and fc stop at the border of
-    the map, where the shift kernel sees zeros; the constant map of ones carries them there exactly.
+def compose(qkv, qkv_bias, fc, fc_bias, kernel):
+    """The kernels of `composed_convolution`.
 
     Args:
-      x: `[B, H, W, C_in]`.
       qkv: `[C_in, 3N, dim]`, the three 1x1 projections; qkv_bias: `[3N, dim]`.
       fc: `[3N, k^2]`; fc_bias: `[k^2]` or None.
       kernel: `[k, k, k^2, dim * N]`.
+
+    Returns:
+      Kernels `[k, k, C_in, dim * N]` for x and `[k, k, 1, dim * N]` for a map of ones.
     """
-    dim = qkv.shape[-1]
-    grouped = kernel.reshape(*kernel.shape[:3], dim, -1)  # [k, k, tap, dim, N]
+    grouped = kernel.reshape(*kernel.shape[:3], qkv.shape[-1], -1)  # [k, k, tap, dim, N]
     composed = jnp.einsum("csd,st,yxtdn->yxcdn", qkv, fc, grouped, optimize="optimal")
-    composed = composed.reshape(*composed.shape[:3], -1).astype(x.dtype)  # [k, k, C_in, dim * N]
     bias = jnp.einsum("sd,st->dt", qkv_bias, fc)
-    bias = _at_the_border(bias if fc_bias is None else bias + fc_bias, kernel, *x.shape[1:3], stride, dilation)
-    return _convolve(x, composed, stride, dilation) + bias.astype(x.dtype)
+    return composed.reshape(*composed.shape[:3], -1), _bias_kernel(bias if fc_bias is None else bias + fc_bias, kernel)
 
 
-def _at_the_border(bias, kernel, height, width, stride, dilation):
-    """What a bias of the taps `[dim, k^2]` gives to each output pixel; fewer of them count at the border."""
+def composed_convolution(x, kernel, bias_kernel, *, stride=1, dilation=1):
+    """One ordinary convolution with what `compose` returns.
+
+    The biases of Stage I and fc stop at the border of the map, where the shift kernel sees zeros: they are a
+    convolution of ones.
+    """
+    ones = jnp.ones((1, *x.shape[1:3], 1), bias_kernel.dtype)
+    bias = _convolve(ones, bias_kernel, stride, dilation)
+    return _convolve(x, kernel.astype(x.dtype), stride, dilation) + bias.astype(x.dtype)
+
+
+def _bias_kernel(bias, kernel):
+    """What a bias of the taps `[dim, k^2]` gives to each output through each shift, `[k, k, 1, dim * N]`."""
     grouped = kernel.reshape(*kernel.shape[:3], bias.shape[0], -1)
     bias = jnp.einsum("dt,yxtdn->yxdn", bias, grouped)
-    bias = bias.reshape(*bias.shape[:2], 1, -1)  # [k, k, 1, dim * N]
-    return _convolve(jnp.ones((1, height, width, 1), bias.dtype), bias, stride, dilation)
+    return bias.reshape(*bias.shape[:2], 1, -1)
 
 
 def _shifted(taps, kernel_size, stride, dilation):

@@ -57,7 +57,7 @@ def test_forms_agree_in_value_and_gradient(height, width, heads, kernel_size, st
 
         def loss(form, x, p):
             if form == "dense":
-                out = shift.dense_convolution(x, **p, **place)
+                out = shift.composed_convolution(x, *shift.compose(**p), **place)
             else:
                 pieces = jnp.einsum("bhwc,csd->bhwsd", x, p["qkv"]) + p["qkv_bias"]
                 out = shift.shift_convolution(pieces, p["fc"], p["fc_bias"], p["kernel"], form=form, **place)
