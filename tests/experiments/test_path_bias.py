@@ -19,7 +19,7 @@ def make_run(folder, name):
         if "alpha" in mixer:
             mixer["alpha"], mixer["beta"] = np.float32(i), np.float32(10)
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model": name}))
+    (folder / "config.json").write_text(json.dumps({"model": name, "data": {"num_classes": 10}}))
     with Checkpoints(folder / "checkpoints", best="") as checkpoints:
         checkpoints.save_variables(7, variables)
     return str(folder)
