@@ -52,7 +52,7 @@ def run(*arguments):
 def test_mistakes_end_with_one_line(arguments, message, tmp_path, monkeypatch):
     """In this process, which is what takes the time; anything but SystemExit would be a traceback for the user."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["main.py", *arguments, f"--workdir={tmp_path / 'run'}"])  # config_flags looks there
+    monkeypatch.setattr(sys, "argv", ["main.py", *arguments, f"--workdir={tmp_path / 'run'}"])  # for config_flags
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as stop:
         main.parse_flags(sys.argv)
         main.main([])

@@ -27,6 +27,7 @@ from acmix_jax.errors import UserError
 from acmix_jax.layers.attention import GlobalAttention
 from acmix_jax.layers.blocks import Mlp, drop_path, drop_path_rates, layer_norm, patch_conv
 from acmix_jax.layers.weights import normal_02
+from acmix_jax.ops.materialize import materialize
 
 
 class Variant(NamedTuple):
@@ -81,10 +82,10 @@ class Block(nn.Module):
             y = jnp.concatenate([token, pixels.reshape(-1, height * width, features)], axis=1)
         else:
             y = mix(pixels).reshape(-1, height * width, features)
-        x = x + drop_path(nn.Dropout(self.dropout, deterministic=not train)(y), self.drop_path, train)
+        x = materialize(x + drop_path(nn.Dropout(self.dropout, deterministic=not train)(y), self.drop_path, train))
         y = layer_norm(1e-6, dtype=self.dtype, name="norm2")(x)
         y = Mlp(self.mlp_ratio * features, self.dropout, self.dtype, name="mlp")(y, train)
-        return x + drop_path(y, self.drop_path, train)
+        return materialize(x + drop_path(y, self.drop_path, train))
 
 
 class PVT(nn.Module):

@@ -15,6 +15,7 @@ from acmix_jax.errors import UserError
 from acmix_jax.layers.norm import BatchNorm
 from acmix_jax.layers.weights import kaiming_fan_out
 from acmix_jax.ops.linear import dot_general
+from acmix_jax.ops.materialize import materialize
 
 
 class Variant(NamedTuple):
@@ -64,7 +65,7 @@ class Bottleneck(nn.Module):
         if x.shape != y.shape:
             x = conv1x1(4 * self.width, name="shortcut_conv")(x[:, :: self.stride, :: self.stride])
             x = norm(name="shortcut_norm")(x)
-        return nn.relu(x + y)
+        return materialize(nn.relu(x + y))
 
 
 class ResNet(nn.Module):

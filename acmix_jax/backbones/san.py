@@ -21,6 +21,7 @@ from acmix_jax.errors import UserError
 from acmix_jax.layers.norm import BatchNorm
 from acmix_jax.layers.weights import torch_bias, torch_default
 from acmix_jax.ops.linear import dot_general
+from acmix_jax.ops.materialize import materialize
 
 
 class Variant(NamedTuple):
@@ -61,7 +62,7 @@ class Block(nn.Module):
             features, kernel_init=torch_default, bias_init=torch_bias(features // 4), dtype=self.dtype,
             dot_general=dot_general, name="conv",
         )(nn.relu(norm(name="norm2")(y)))  # fmt: skip
-        return x + y
+        return materialize(x + y)
 
 
 class SAN(nn.Module):

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from acmix_jax.layers.attention import WindowAttention
 from acmix_jax.layers.blocks import Mlp, drop_path, drop_path_rates, layer_norm, patch_conv
 from acmix_jax.layers.weights import normal_02
+from acmix_jax.ops.materialize import materialize
 from acmix_jax.ops.window import pad_to_multiple
 
 
@@ -63,11 +64,11 @@ class Block(nn.Module):
             features=features, num_heads=self.num_heads, attention=attention, dtype=self.dtype, name="mixer"
         )(y)
         y = jnp.roll(y, shift, axis=(1, 2))[:, :height, :width]
-        x = x + drop_path(nn.Dropout(self.dropout, deterministic=not train)(y), self.drop_path, train)
+        x = materialize(x + drop_path(nn.Dropout(self.dropout, deterministic=not train)(y), self.drop_path, train))
 
         y = layer_norm(1e-5, dtype=self.dtype, name="norm2")(x)
         y = Mlp(4 * features, self.dropout, self.dtype, name="mlp")(y, train)
-        return x + drop_path(y, self.drop_path, train)
+        return materialize(x + drop_path(y, self.drop_path, train))
 
 
 class PatchMerging(nn.Module):

@@ -152,10 +152,8 @@ class WindowAttention(nn.Module):
         height, width, heads = q.shape[1:4]
         table = self.param("relative_position_bias", normal_02, ((2 * self.window_size - 1) ** 2, heads))
         bias = table[relative_position_index(self.window, self.window_size)]  # [pixels, pixels, heads]
-        bias = bias.transpose(2, 0, 1)
-        if any(self.shift):
-            bias = bias + shift_mask(height, width, self.window, self.shift)[:, None]
-        out = softmax_attention(*(partition(x, self.window) for x in (q, k, v)), bias)
+        mask = shift_mask(height, width, self.window, self.shift)[:, None] if any(self.shift) else None
+        out = softmax_attention(*(partition(x, self.window) for x in (q, k, v)), bias.transpose(2, 0, 1), mask)
         return reverse(out, self.window, height, width)
 
 

@@ -7,6 +7,7 @@ edge repeat), as often as needed. A map smaller than the window is therefore see
 map fills its window alone.
 """
 
+import itertools
 from functools import partial
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from acmix_jax.errors import UserError, check_choice
+from acmix_jax.ops.materialize import add_to_each
 
 LARGEST_TILE = 8  # queries per tile and axis
 RECOMPUTED_TILE = 4  # the same in the recomputed form
@@ -117,7 +119,7 @@ def _recomputed(q, k, v, position, window_size, stride, dilation):
 def _prepare(q, k, v, position):
     """Queries, scaled; keys with their position, and values, heads first `[B, heads, H, W, dim]`."""
     if position is not None:
-        k = k - position[:, :, None]
+        k = add_to_each(k, -jnp.broadcast_to(position[:, :, None], k.shape[1:]))
     q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
     return q, k.transpose(0, 3, 1, 2, 4), v.transpose(0, 3, 1, 2, 4)
 
@@ -224,8 +226,16 @@ def _log_copies(rows, columns, dtype):
 
 def _patches(x, columns):
     """`[..., patch_y, W, dim]` to the patches of a row of tiles, `[..., tiles_x, patch_y * patch_x, dim]`."""
-    x = jnp.stack([x[..., s : s + columns.patch, :] for s in columns.starts], axis=-4)
-    return x.reshape(*x.shape[:-3], -1, x.shape[-1])
+    *rest, height, _, dim = x.shape
+    # XLA on CPUs is slow to concatenate slices that it fuses with that, but never fuses more than eight.
+    parts = -(-9 // len(columns.starts)) if len(columns.starts) > 2 else 1
+    cuts = [height * i // parts for i in range(parts + 1)]
+    slices = [
+        x[..., begin:end, start : start + columns.patch, :].reshape(*rest, -1, dim)
+        for start in columns.starts
+        for begin, end in itertools.pairwise(cuts)
+    ]
+    return jnp.concatenate(slices, axis=-2).reshape(*rest, len(columns.starts), -1, dim)
 
 
 def _tiles(x, rows, columns):

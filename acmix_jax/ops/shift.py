@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 
 from acmix_jax.errors import check_choice
+from acmix_jax.ops.materialize import add_to_each, materialize
 
 TAP_FORMS = ("slices", "group_conv")  # mix the pieces into taps first
 PIECE_FORMS = (*TAP_FORMS, "multiply_shift", "grouped")  # start from the pieces of Stage I
@@ -138,7 +139,7 @@ def repeated_shift_convolution(pieces, fc, kernel, *, factor, size, stride=1, di
     """
     kernel_size, _, count, _ = kernel.shape
     batch, *coarse, _, dim = pieces.shape
-    products = _products(pieces, fc, None, kernel.reshape(kernel_size**2, count, dim, -1))
+    products = _products(pieces.transpose(4, 3, 0, 1, 2), fc, None, kernel.reshape(kernel_size**2, count, dim, -1))
     products = products.reshape(dim, kernel_size, kernel_size, -1, batch, *coarse)  # [dim, k, k, N, B, h, w]
     y, x = (
         jnp.asarray(_repeat_and_shift(*sizes, factor, kernel_size, stride, dilation), products.dtype)
@@ -160,9 +161,9 @@ def _repeat_and_shift(coarse, size, factor, kernel_size, stride, dilation):
 
 
 def _products(pieces, fc, fc_bias, banks):
-    """What each pixel gives to each of its neighbours: `[dim, shift, N, B, H, W]`."""
-    (batch, height, width, count, dim), (shifts, taps, _, outputs) = pieces.shape, banks.shape
-    pixels = pieces.transpose(4, 3, 0, 1, 2).reshape(dim, count, -1)  # [dim, S, pixels]
+    """What each pixel of pieces `[dim, S, B, H, W]` gives to each of its neighbours, `[dim, shift, N, B, H, W]`."""
+    (dim, count, *places), (shifts, taps, _, outputs) = pieces.shape, banks.shape
+    pixels = pieces.reshape(dim, count, -1)  # [dim, S, pixels]
     if count * outputs <= count + taps * outputs:  # multiply-adds for each pixel: fc composed, or first
         products = _matmul(jnp.einsum("st,ytdn->dyns", fc, banks).reshape(dim, -1, count), pixels)
         if fc_bias is not None:
@@ -172,7 +173,7 @@ def _products(pieces, fc, fc_bias, banks):
         if fc_bias is not None:
             mixed += fc_bias[:, None]
         products = _matmul(banks.transpose(2, 0, 3, 1).reshape(dim, -1, taps), mixed)
-    return products.reshape(dim, shifts, outputs, batch, height, width)
+    return products.reshape(dim, shifts, outputs, *places)
 
 
 def _multiply_shift(pieces, fc, fc_bias, banks, stride, dilation):
@@ -181,7 +182,7 @@ def _multiply_shift(pieces, fc, fc_bias, banks, stride, dilation):
     size = (-(-height // stride), -(-width // stride))
     reach = [dilation * (i - kernel_size // 2) for i in range(kernel_size)]
     out = 0
-    for y, x in np.ndindex(min(stride, height), min(stride, width)):
+    for (y, x), remainder in _by_remainder(pieces.transpose(4, 3, 0, 1, 2), stride).items():
         # Output i sees pixel stride * i + r through reach r, which is pixel i + (r - y) / stride of those from y on.
         places = {
             (i, j): ((y - reach[i]) // stride, (x - reach[j]) // stride)
@@ -190,9 +191,26 @@ def _multiply_shift(pieces, fc, fc_bias, banks, stride, dilation):
         }
         if places:
             shifts = np.array([i * kernel_size + j for i, j in places])
-            products = _products(pieces[:, y::stride, x::stride], fc, fc_bias, banks[shifts])
+            products = _products(remainder, fc, fc_bias, banks[shifts])
             out += _place_and_sum(products, tuple(places.values()), size, products.shape[4:])
-    return out.transpose(2, 3, 4, 0, 1).reshape(*out.shape[2:], -1)
+    return materialize(out).transpose(2, 3, 4, 0, 1).reshape(*out.shape[2:], -1)
+
+
+def _by_remainder(x, stride):
+    """The pixels of `[..., H, W]` whose indices leave (y, x) when divided by the stride, for each (y, x).
+
+    Strided slices would say the same, but their gradients are as many maps of full size, to be summed.
+    """
+    if stride == 1:
+        return {(0, 0): x}
+    *rest, height, width = x.shape
+    x = jnp.pad(x, [(0, 0)] * len(rest) + [(0, -height % stride), (0, -width % stride)])
+    x = x.reshape(*rest, -(-height // stride), stride, -(-width // stride), stride)
+    return {
+        (i, j): part.squeeze((-3, -1))[..., : -(-(height - i) // stride), : -(-(width - j) // stride)]
+        for i, row in enumerate(jnp.split(x, stride, axis=-3)[:height])
+        for j, part in enumerate(jnp.split(row, stride, axis=-1)[:width])
+    }
 
 
 def _place(x, offset, size):
@@ -209,6 +227,7 @@ def _place_and_sum(products, offsets, size, from_size):
 
 def _place_and_sum_backward(offsets, size, from_size, _, gradient):
     """The gradient moved back by each offset; JAX's own is as many arrays of the size of all products."""
+    gradient = materialize(gradient)
     return (jnp.stack([_place(gradient, (-y, -x), from_size) for y, x in offsets], axis=1),)
 
 
@@ -254,7 +273,7 @@ def composed_convolution(x, kernel, bias_kernel, *, stride=1, dilation=1):
     """
     ones = jnp.ones((1, *x.shape[1:3], 1), bias_kernel.dtype)
     bias = _convolve(ones, bias_kernel, stride, dilation)
-    return _convolve(x, kernel.astype(x.dtype), stride, dilation) + bias.astype(x.dtype)
+    return add_to_each(_convolve(x, kernel.astype(x.dtype), stride, dilation), bias[0])
 
 
 def _bias_kernel(bias, kernel):

@@ -1,0 +1,46 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from acmix_jax.ops.materialize import add_to_each, materialize
+
+
+@pytest.mark.parametrize("x", [2.0, np.nan, np.inf])
+def test_materialize_changes_nothing(x):
+    """Not even where the loop that never runs would, if it ran: from NaN on."""
+    x = jnp.array([x, -1.0])
+    value, gradient = jax.jit(jax.value_and_grad(lambda x: (materialize(x) ** 2).sum()))(x)
+    np.testing.assert_array_equal(value, (x**2).sum())
+    np.testing.assert_array_equal(gradient, 2 * x)
+    np.testing.assert_array_equal(jax.jit(materialize)(x), x)
+
+
+def test_materialize_is_seen_by_the_compiler():
+    """The chain is computed once: what reads it twice, reads an array."""
+
+    def run(between):
+        def f(x):
+            x = between(x + 1)
+            return x[1:] * 2, x[:-1] * 3
+
+        return jax.jit(f).lower(jnp.ones(100)).compile().as_text()
+
+    assert " while(" in run(materialize)
+    assert " while(" not in run(lambda x: x)
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "tolerance"), [("float64", "float64", 1e-12), ("float32", "bfloat16", 1e-2)]
+)
+def test_add_to_each_is_a_sum_in_value_and_gradient(wide, narrow, tolerance):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x, shared = jnp.asarray(rng.normal(size=(5, 2, 3)), narrow), jnp.asarray(rng.normal(size=(2, 3)), wide)
+
+        def both(f):
+            return jax.jit(jax.value_and_grad(lambda *a: (f(*a).astype(wide) ** 2).sum(), argnums=(0, 1)))(x, shared)
+
+        found, wanted = both(add_to_each), both(lambda x, shared: x + shared.astype(x.dtype))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), found, wanted)
+        assert [leaf.dtype for leaf in jax.tree.leaves(found)] == [leaf.dtype for leaf in jax.tree.leaves(wanted)]
