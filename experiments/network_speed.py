@@ -2,9 +2,10 @@
 
 python -m experiments.network_speed --out=runs/network_speed --released-code=ACmix
 
-The networks of one family are compiled first and then run in turns. "forward" is evaluation, "train" a step of SGD with
-momentum on cross entropy. Writes network_speed.csv after each family; without a clone of the released code its rows
-are missing and the printed table says "not measured". Needs jax, flax and numpy alone, and torch for the released code.
+The networks of one family are compiled first and then run in turns. "forward" is evaluation, "folded forward" the same
+after acmix_jax.fold, "train" a step of SGD with momentum on cross entropy. Writes network_speed.csv after each family;
+without a clone of the released code its rows are missing and the printed table says "not measured". Needs jax, flax and
+numpy alone, and torch for the released code.
 """
 
 import argparse
@@ -20,13 +21,14 @@ from acmix_jax import create_model
 from acmix_jax.analysis.complexity import complexity
 from acmix_jax.analysis.speed import Program, Row, compiled, compiled_step, device_name, in_turns, parser_of, write_rows
 from acmix_jax.errors import UserError
+from acmix_jax.fold import fold
 from experiments import released_code
 
 NETWORKS = "resnet26,resnet50,swin_tiny,pvt_tiny,san10"
 
 
 def programs(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> dict[str, Program]:
-    """Evaluation and train step of one of our networks, by pass."""
+    """Evaluation, folded and not, and train step of one of our networks, by pass."""
     variables = jax.jit(model.init)(jax.random.key(0), images[:1])
     images, labels = jnp.asarray(images), jnp.asarray(labels)
 
@@ -44,7 +46,11 @@ def programs(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> dict[s
     params = variables["params"]
     statistics = {name: value for name, value in variables.items() if name != "params"}
     state = jax.tree.map(jnp.copy, (params, jax.tree.map(jnp.zeros_like, params), statistics))
-    return {"forward": compiled(model.apply, variables, images), "train": compiled_step(train, state, images, labels)}
+    return {
+        "forward": compiled(model.apply, variables, images),
+        "folded forward": compiled(model.apply, jax.device_put(fold(variables)), images),
+        "train": compiled_step(train, state, images, labels),
+    }
 
 
 def measure(plain: str, arguments: argparse.Namespace) -> Iterator[Row]:
@@ -79,12 +85,12 @@ def show(rows: list[Row]) -> None:
     step = {(row.model, row.implementation, row.pass_): row.step_time_ms for row in rows}
     for row in rows:
         plain = step[row.model.removeprefix("acmix_"), "acmix_jax", row.pass_]
-        released = step.get((row.model, "released", row.pass_))
+        released = step.get((row.model, "released", row.pass_.removeprefix("folded ")))
         ratio = "released: not measured" if released is None else f"released takes {released / row.step_time_ms:.2f} x"
         memory = "" if row.peak_memory_mb is None else f"{row.peak_memory_mb:,.0f} MB"
         compile_s = "" if row.compile_s is None else f"compiled in {row.compile_s:.0f} s"
         print(
-            f"{row.model:17} {row.implementation:9} {row.pass_:8}{row.step_time_ms:9.1f} ms "
+            f"{row.model:17} {row.implementation:9} {row.pass_:14}{row.step_time_ms:9.1f} ms "
             f"({row.step_time_q1_ms:.1f} to {row.step_time_q3_ms:.1f}){row.step_time_ms / plain:6.2f} x plain  "
             f"{ratio if row.model.startswith('acmix_') else '':24} {memory:>10} {compile_s}".rstrip(),
             flush=True,

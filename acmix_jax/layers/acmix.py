@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from acmix_jax.errors import UserError, check_choice
 from acmix_jax.layers.attention import LocalAttention
@@ -88,24 +89,26 @@ class ACmix(nn.Module):
             raise UserError("paths='convolution' leaves the class token without input; use attention or both")
         x = x.astype(self.dtype)
         qkv = Weights((x.shape[-1], sum(self._widths)), self._init_each_projection, self.bias_init, name="qkv")()
-        form = self.shift_form or shift.fastest_form(x.shape[-1], self.stride)
+        form = self.shift_form or shift.fastest_form(x.shape[-1])
         check_choice("shift_form", form, shift.FORMS)
         if self.has_variable("folded", "kernel"):
             form = "dense"
         # With a stride, attention needs fewer queries than the convolution path, which takes none where it is dense.
         stride = self.stride if self.paths == "attention" or form == "dense" else 1
         with jax.named_scope("stage1"):
-            queries, keys_values = self._project_map(x, stride, *qkv)
+            pieces = self._project_map(x, stride, *qkv)
             if tokens is not None:
                 tokens = self._project(tokens.astype(self.dtype), *qkv)
         attended = convolved = None
         if self.paths != "convolution":
             with jax.named_scope("stage2_attention"):
-                at_outputs = queries[:, :: self.stride, :: self.stride] if stride == 1 else queries
-                attended = self._attend(at_outputs, keys_values, tokens)
+                queries, keys, values = self._split(pieces)
+                if stride != self.stride:
+                    queries = queries[:, :: self.stride, :: self.stride]
+                attended = self._attend(queries, keys, values, tokens)
         if self.paths != "attention":
             with jax.named_scope("stage2_convolution"):
-                convolved = self._convolve(form, x, queries, keys_values, *qkv)
+                convolved = self._convolve(form, x, pieces, *qkv)
         return self._mix(attended, convolved)
 
     def _mix(self, attended, convolved):
@@ -144,9 +147,9 @@ class ACmix(nn.Module):
         return projected.reshape(*x.shape[:-1], -1, self.features // self.num_heads)
 
     def _project_map(self, x, stride, kernel, bias):
-        """The pieces of q, at every `stride`-th pixel, and those of k and v, on their coarser grid if there is one.
+        """All pieces `[B, H, W, pieces, dim]`, where they are on one grid, else those of q and those of k with v.
 
-        q `[B, H / stride, W / stride, heads, dim]`; k and v `[B, H, W, heads, dim]`, or smaller by `reduction`.
+        q is then `[B, H / stride, W / stride, heads, dim]`; k and v `[B, H, W, ...]`, or smaller by `reduction`.
         """
         queries = self._widths[0]
         if self.reduction > 1:
@@ -157,7 +160,7 @@ class ACmix(nn.Module):
             )(x)  # fmt: skip
             coarse = nn.LayerNorm(1e-5, use_fast_variance=False, dtype=self.dtype, name="reduce_norm")(coarse)
         elif stride == 1:
-            return jnp.split(self._project(x, kernel, bias), [self._heads[0]], axis=3)
+            return (self._project(x, kernel, bias),)
         else:
             coarse = x
         return (
@@ -165,14 +168,19 @@ class ACmix(nn.Module):
             self._project(coarse, kernel[:, queries:], bias[queries:]),
         )
 
-    def _attend(self, queries, keys_values, tokens):
-        keys, values = jnp.split(keys_values, [self._heads[1]], axis=3)
+    def _split(self, pieces, axis=3):
+        """The pieces of q, k and v apart."""
+        ends = np.cumsum(self._heads)[:-1]
+        if len(pieces) == 1:
+            return jnp.split(pieces[0], ends, axis)
+        return pieces[0], *jnp.split(pieces[1], ends[1:] - ends[0], axis)
+
+    def _attend(self, queries, keys, values, tokens):
         place = {name: getattr(self, name) for name in ("stride", "dilation") if getattr(self, name) != 1}
         kind = self.attention(dtype=self.dtype, name="attention", **place)
         if tokens is None:
             return self._merge_heads(kind(queries, keys, values))[0]
-        split = [self._heads[0], self._heads[0] + self._heads[1]]
-        return self._merge_heads(*kind(queries, keys, values, tokens=jnp.split(tokens, split, axis=2)))
+        return self._merge_heads(*kind(queries, keys, values, tokens=self._split((tokens,), axis=2)))
 
     def _merge_heads(self, *outputs):
         """`[..., heads, dim]` to `[..., features]`, and the linear map after it."""
@@ -185,25 +193,25 @@ class ACmix(nn.Module):
         )  # fmt: skip
         return tuple(proj(out) for out in outputs)
 
-    def _convolve(self, form, x, queries, keys_values, qkv, qkv_bias):
+    def _convolve(self, form, x, pieces, qkv, qkv_bias):
         if self.kernel_size % 2 == 0:
             raise UserError(f"kernel_size={self.kernel_size} has no centre pixel; use an odd number")
         place = {"stride": self.stride, "dilation": self.dilation}
         composed = self.get_variable("folded", "kernel"), self.get_variable("folded", "bias_kernel")
         if composed[0] is not None and self.reduction == 1:
             return shift.composed_convolution(x, *composed, **place)
-        size, taps, pieces = self.kernel_size, self.kernel_size**2, sum(self._heads)
+        size, taps, count = self.kernel_size, self.kernel_size**2, sum(self._heads)
         conv_init = self.conv_init or self.kernel_init
 
         def shift_init(key, shape, dtype=jnp.float32):
             return shift.shift_kernel(size, self.features, dtype)
 
-        fc, fc_bias = Weights((pieces, taps), conv_init, use_bias=self.fc_bias, name="fc")()
+        fc, fc_bias = Weights((count, taps), conv_init, use_bias=self.fc_bias, name="fc")()
         kernel, _ = Weights(
             (size, size, taps, self.features), shift_init if self.shift_init else conv_init, use_bias=False,
             name="shift",
         )()  # fmt: skip
-        fine = pieces if self.reduction == 1 else self._heads[0]  # pieces on the grid of x; the others are coarser
+        fine = count if self.reduction == 1 else self._heads[0]  # pieces on the grid of x; the others are coarser
         narrow = [p if p is None else p.astype(self.dtype) for p in (fc, fc_bias, kernel)]
         if form == "dense":
             if composed[0] is None:
@@ -214,16 +222,14 @@ class ACmix(nn.Module):
             fc, fc_bias, kernel = narrow
         else:
             fc, fc_bias, kernel = narrow
-            if self.reduction == 1:
-                queries = jnp.concatenate([queries, keys_values], axis=3)
-            elif form in shift.TAP_FORMS:
-                taps = shift.mix_pieces(queries, fc[:fine], fc_bias)
-                coarse = shift.mix_pieces(keys_values, fc[fine:])
+            if self.reduction > 1 and form in shift.TAP_FORMS:
+                taps = shift.mix_pieces(pieces[0], fc[:fine], fc_bias)
+                coarse = shift.mix_pieces(pieces[1], fc[fine:])
                 taps += shift.repeat_pixels(coarse, self.reduction, *x.shape[1:3])
                 return shift.shift_taps(taps, kernel, form=form, **place)
-            convolved = shift.shift_convolution(queries, fc[:fine], fc_bias, kernel, form=form, **place)
+            convolved = shift.shift_convolution(pieces[0], fc[:fine], fc_bias, kernel, form=form, **place)
         if self.reduction == 1:
             return convolved
         return convolved + shift.repeated_shift_convolution(
-            keys_values, fc[fine:], kernel, factor=self.reduction, size=x.shape[1:3], **place
+            pieces[1], fc[fine:], kernel, factor=self.reduction, size=x.shape[1:3], **place
         )

@@ -25,17 +25,17 @@ from acmix_jax.ops.materialize import add_to_each, materialize
 TAP_FORMS = ("slices", "group_conv")  # mix the pieces into taps first
 PIECE_FORMS = (*TAP_FORMS, "multiply_shift", "grouped")  # start from the pieces of Stage I
 FORMS = (*PIECE_FORMS, "dense")  # dense starts from the layer's input
-LARGEST_DENSE = {"cpu": 128}  # input features at stride 1; beyond, multiply_shift is faster (docs/performance.md)
+LARGEST_DENSE = {"cpu": 128}  # input features; beyond, multiply_shift is faster (docs/performance.md)
 
 
-def fastest_form(in_features: int, stride: int = 1, backend: str | None = None) -> str:
+def fastest_form(in_features: int, backend: str | None = None) -> str:
     """The form to train with on a backend (None: the one in use), from the measurements in docs/performance.md.
 
     For each output pixel, dense costs k^2 multiply-adds per input feature and output; what multiply_shift costs does
     not grow with the input's features. Where nothing was measured it is dense, which matrix units like.
     """
     largest = LARGEST_DENSE.get(backend or jax.default_backend(), in_features)
-    return "dense" if in_features <= largest * stride else "multiply_shift"
+    return "dense" if in_features <= largest else "multiply_shift"
 
 
 def shift_kernel(kernel_size: int, outputs: int, dtype=jnp.float32) -> jax.Array:

@@ -102,11 +102,10 @@ def test_a_coarser_grid_is_repeated_first(height, width, factor, kernel_size, st
 
 
 @pytest.mark.parametrize(
-    ("in_features", "stride", "backend", "form"),
-    [(64, 1, "cpu", "dense"), (256, 1, "cpu", "multiply_shift"), (256, 2, "cpu", "dense"), (2048, 1, "tpu", "dense")],
+    ("in_features", "backend", "form"), [(64, "cpu", "dense"), (256, "cpu", "multiply_shift"), (2048, "tpu", "dense")]
 )
-def test_the_fastest_form_follows_the_measurements(in_features, stride, backend, form):
-    assert shift.fastest_form(in_features, stride, backend) == form
+def test_the_fastest_form_follows_the_measurements(in_features, backend, form):
+    assert shift.fastest_form(in_features, backend) == form
 
 
 def test_pixels_are_repeated_in_blocks():
