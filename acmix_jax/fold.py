@@ -5,7 +5,8 @@ python -m acmix_jax.fold --workdir=DIR --out=OTHER_DIR
 `fold` composes convolution paths to ordinary convolutions where that is faster, multiplies beta into them, and scales
 the layer before each BatchNorm so that a bias is all that is left of it. One factor stays in an ACmix layer, that of
 the attention: alpha times the scale of the BatchNorm after it. The same `model.apply(variables, images)` takes the
-result; it can be saved and evaluated, not trained. OTHER_DIR serves `main.py --mode=eval --workdir=OTHER_DIR`.
+result, in float32 with logits equal to 1e-5 of the largest; it can be saved and evaluated, but not trained (some of its
+parameters are constants now). OTHER_DIR serves `main.py --mode=eval --workdir=OTHER_DIR`.
 
 A norm that is not behind a linear layer stays: those in front of a block (SAN, Swin, PVT), and SAN's over a window.
 """
@@ -47,6 +48,7 @@ def fold(variables: Variables, largest_composed: int = LARGEST_COMPOSED) -> Vari
 
     Returns:
       {"params": ..., "batch_stats": ..., "folded": ...} as NumPy arrays: "folded" takes the place of what is gone.
+      Without "folded" where there is nothing to fold (plain Swin and PVT).
 
     Raises:
       UserError: they are folded already.
@@ -54,7 +56,7 @@ def fold(variables: Variables, largest_composed: int = LARGEST_COMPOSED) -> Vari
     if "folded" in variables:
         raise UserError("these variables are folded already")
     flat = {path: np.asarray(leaf) for path, leaf in flax.traverse_util.flatten_dict(variables).items()}
-    modules = {path[1:i] for path in flat for i in range(2, len(path))}
+    modules = {path[1:i] for path in flat for i in range(1, len(path))} - {()}
     for path in sorted(modules):
         *module, name = path
         norm = (*module, _NORM_AFTER.get(name))
@@ -97,7 +99,8 @@ def _fold_acmix(flat, path, scale, largest_composed):
     is_coarse = (*params, "reduce", "kernel") in flat  # of k and v (PVT), which then cannot be composed
     fine = len(fc) // 3 if is_coarse else len(fc)
     qkv, bias = qkv[:, : fine * dim].reshape(-1, fine, dim), bias[: fine * dim].reshape(fine, dim)
-    kernels = shift.compose(qkv, bias, fc[:fine], fc_bias, flat[*params, "shift", "kernel"])
+    with jax.default_matmul_precision("highest"):  # once, for good
+        kernels = shift.compose(qkv, bias, fc[:fine], fc_bias, flat[*params, "shift", "kernel"])
     flat[*folded, "kernel"], flat[*folded, "bias_kernel"] = map(np.asarray, kernels)
     if not is_coarse:
         for unused in [place for place in flat if place[:-1] in ((*params, "fc"), (*params, "shift"))]:
@@ -114,10 +117,12 @@ def fold_checkpoint(source: Path, which: str, out: Path) -> str:
       UserError: no such checkpoint, it is folded already, or `out` cannot be written.
     """
     facts = workdir.describe(source)
-    workdir.check_unused(out)
     with Checkpoints(source / "checkpoints", facts.get("config", {}).get("best_metric", ""), read_only=True) as found:
         step, variables = found.read_variables(which)
     folded = fold(variables)
+    if "folded" not in folded:
+        raise UserError(f"there is nothing to fold in {facts['model']}: use the weights in {source} as they are")
+    workdir.check_unused(out)
     with Checkpoints(out / "checkpoints", best="") as checkpoints:
         checkpoints.save_variables(step, folded)
     workdir.describe_weights(out, facts | {"folded": True})

@@ -26,9 +26,8 @@ def prepare(workdir: Path, config: Any) -> None:
     """
     path = workdir / "config.json"
     if (workdir / WEIGHTS).exists():
-        raise UserError(
-            f"{str(workdir)!r} holds weights and no run; set --config.init_from={workdir} and another --workdir"
-        )
+        hint = "" if describe(workdir).get("folded") else f"set --config.init_from={workdir} and "
+        raise UserError(f"{str(workdir)!r} holds weights and no run; {hint}choose another --workdir")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():
@@ -80,7 +79,7 @@ def describe(folder: Path) -> dict[str, Any]:
         try:
             found = json.loads((folder / name).read_text())
             if name == WEIGHTS:
-                return found
+                return {"model": found["model"], "num_classes": found["num_classes"]} | found
             return {"model": found["model"], "num_classes": found["data"]["num_classes"], "config": found}
         except (FileNotFoundError, NotADirectoryError):
             continue

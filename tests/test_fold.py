@@ -17,7 +17,6 @@ SIZES = {
     "resnet20_stem2": (17, 32),
     "san5_stem1_pairwise": (16, 24),
     "acmix_san5_stem1_pairwise": (24, 16),
-    "swin_micro_patch2": (16, 30),
     "acmix_swin_micro_patch2": (16, 30),
     "acmix_resnet26": (64, 96),
 }
@@ -76,6 +75,22 @@ def test_folded_variables_cannot_be_trained_or_folded_again():
         model.apply(folded, images, train=True, mutable=["batch_stats"])
     with pytest.raises(UserError, match="folded already"):
         fold(folded)
+
+
+def test_plain_swin_has_nothing_to_fold(tmp_path):
+    _, _, variables = trained("swin_micro_patch2", (16, 16))
+    with Checkpoints(tmp_path / "run" / "checkpoints", best="") as checkpoints:
+        checkpoints.save_variables(0, variables)
+    workdir.describe_weights(tmp_path / "run", {"model": "swin_micro_patch2", "num_classes": 10})
+    with pytest.raises(UserError, match="nothing to fold in swin_micro_patch2"):
+        fold_checkpoint(tmp_path / "run", "latest", tmp_path / "folded")
+    assert not (tmp_path / "folded").exists()
+
+
+def test_a_layer_alone_is_folded_too():
+    layer, x = acmix_jax.ACmix(8, kernel_size=5, stride=2), np.ones((1, 7, 6, 4), np.float32)
+    variables = layer.init(jax.random.key(0), x)
+    np.testing.assert_allclose(layer.apply(fold(variables), x), layer.apply(variables, x), rtol=1e-5, atol=1e-6)
 
 
 def test_a_checkpoint_is_folded_into_a_folder_of_weights(tmp_path):

@@ -43,7 +43,7 @@ class ACmix(nn.Module):
         convolution path repeats them to the full size.
       project: a linear map after the attention, which the convolution path does not pass (Swin, PVT).
       paths: "both", or only "attention" or "convolution" (then without alpha and beta).
-      shift_form: a form of ops/shift.py; None picks the fastest.
+      shift_form: a form of ops/shift.py; None picks the fastest. Kernels that fold.py composed stay dense.
       shift_init: start the convolution as shifts (the paper); False draws its kernel from `conv_init`, which is
         what the released ResNet does.
       fc_bias: gives fc a bias (the released Swin variant).

@@ -28,14 +28,14 @@ def _unseen_through(x):
     )[1]
 
 
-materialize.defvjp(lambda x: (_unseen_through(x), None), lambda _, gradient: (_unseen_through(gradient),))
+materialize.defvjp(lambda x: (materialize(x), None), lambda _, gradient: (materialize(gradient),))
 
 
 @jax.custom_vjp
 def add_to_each(x, shared):
     """Adds `shared` `[...]` to each x of `[N, ...]`, in the type of x.
 
-    The gradient of `shared` sums over the first axis. As a product with ones, that takes a sixtieth of the time of
+    The gradient of `shared` sums over the first axis. As a product with ones, that takes a fraction of the time of
     XLA's sum (docs/performance.md).
     """
     return x + shared.astype(x.dtype)
@@ -44,7 +44,8 @@ def add_to_each(x, shared):
 def _add_to_each_backward(shared, gradient):
     wide = jnp.promote_types(gradient.dtype, jnp.float32)
     ones = jnp.ones(len(gradient), gradient.dtype)
-    total = jnp.einsum("n,nx->x", ones, gradient.reshape(len(gradient), -1), preferred_element_type=wide)
+    gradients = gradient.reshape(len(gradient), -1)
+    total = jnp.einsum("n,nx->x", ones, gradients, precision="highest", preferred_element_type=wide)
     return gradient, total.reshape(shared.shape).astype(shared.dtype)
 
 

@@ -16,6 +16,11 @@ def test_materialize_changes_nothing(x):
     np.testing.assert_array_equal(jax.jit(materialize)(x), x)
 
 
+def test_materialize_has_second_derivatives():
+    second = jax.jit(jax.grad(lambda x: jax.grad(lambda x: (materialize(x) ** 3).sum())(x).sum()))
+    np.testing.assert_allclose(second(jnp.array([1.0, 2.0])), [6, 12])
+
+
 def test_materialize_is_seen_by_the_compiler():
     """The chain is computed once: what reads it twice, reads an array."""
 
