@@ -40,7 +40,7 @@ _NORM_AFTER = {
 
 
 def fold(variables: Variables, largest_composed: int = LARGEST_COMPOSED) -> Variables:
-    """Variables of any model of `acmix_jax.list_models()` to folded ones, for `model.apply` without training.
+    """Variables of a model of `acmix_jax.list_models()`, or of an ACmix layer, to folded ones for use without training.
 
     Args:
       variables: {"params": ..., "batch_stats": ...}.
@@ -56,10 +56,9 @@ def fold(variables: Variables, largest_composed: int = LARGEST_COMPOSED) -> Vari
     if "folded" in variables:
         raise UserError("these variables are folded already")
     flat = {path: np.asarray(leaf) for path, leaf in flax.traverse_util.flatten_dict(variables).items()}
-    modules = {path[1:i] for path in flat for i in range(1, len(path))} - {()}
+    modules = {path[1:i] for path in flat for i in range(1, len(path))}  # () is the root, which may be a layer alone
     for path in sorted(modules):
-        *module, name = path
-        norm = (*module, _NORM_AFTER.get(name))
+        norm = (*path[:-1], _NORM_AFTER.get(path[-1] if path else ""))
         scale = _take_norm(flat, norm) if ("batch_stats", *norm, "mean") in flat else 1.0
         if ("params", *path, "qkv", "kernel") in flat:
             _fold_acmix(flat, path, scale, largest_composed)

@@ -90,7 +90,10 @@ def test_plain_swin_has_nothing_to_fold(tmp_path):
 def test_a_layer_alone_is_folded_too():
     layer, x = acmix_jax.ACmix(8, kernel_size=5, stride=2), np.ones((1, 7, 6, 4), np.float32)
     variables = layer.init(jax.random.key(0), x)
-    np.testing.assert_allclose(layer.apply(fold(variables), x), layer.apply(variables, x), rtol=1e-5, atol=1e-6)
+    folded = fold(variables)
+    assert sorted(folded["params"]) == ["attention", "qkv"]
+    assert sorted(folded["folded"]) == ["bias_kernel", "kernel", "scale"]
+    np.testing.assert_allclose(layer.apply(folded, x), layer.apply(variables, x), rtol=1e-5, atol=1e-6)
 
 
 def test_a_checkpoint_is_folded_into_a_folder_of_weights(tmp_path):

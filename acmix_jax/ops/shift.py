@@ -122,7 +122,7 @@ def shift_convolution(pieces, fc, fc_bias, kernel, *, stride=1, dilation=1, form
     if fc_bias is None:
         return out
     bias_kernel = _bias_kernel(jnp.broadcast_to(fc_bias, (dim, count)), kernel)
-    return out + _convolve(jnp.ones((1, height, width, 1), out.dtype), bias_kernel, stride, dilation)
+    return _add_bias(out, bias_kernel, (height, width), stride, dilation)
 
 
 def repeated_shift_convolution(pieces, fc, kernel, *, factor, size, stride=1, dilation=1):
@@ -197,10 +197,8 @@ def _multiply_shift(pieces, fc, fc_bias, banks, stride, dilation):
 
 
 def _by_remainder(x, stride):
-    """The pixels of `[..., H, W]` whose indices leave (y, x) when divided by the stride, for each (y, x).
-
-    Strided slices would say the same, but their gradients are as many maps of full size, to be summed.
-    """
+    """Pixels of `[..., H, W]` by what their indices leave when divided by the stride: {(y, x): `[..., h, w]`}."""
+    # Strided slices would say the same, but their gradients are as many maps of full size, to be summed.
     if stride == 1:
         return {(0, 0): x}
     *rest, height, width = x.shape
@@ -266,14 +264,14 @@ def compose(qkv, qkv_bias, fc, fc_bias, kernel):
 
 
 def composed_convolution(x, kernel, bias_kernel, *, stride=1, dilation=1):
-    """One ordinary convolution with what `compose` returns.
+    """One ordinary convolution of x `[B, H, W, C_in]` with what `compose` returns."""
+    out = _convolve(x, kernel.astype(x.dtype), stride, dilation)
+    return _add_bias(out, bias_kernel, x.shape[1:3], stride, dilation)
 
-    The biases of Stage I and fc stop at the border of the map, where the shift kernel sees zeros: they are a
-    convolution of ones.
-    """
-    ones = jnp.ones((1, *x.shape[1:3], 1), bias_kernel.dtype)
-    bias = _convolve(ones, bias_kernel, stride, dilation)
-    return add_to_each(_convolve(x, kernel.astype(x.dtype), stride, dilation), bias[0])
+
+def _add_bias(out, bias_kernel, size, stride, dilation):
+    """Biases stop at the border of the map, where the shift kernel sees zeros: they are a convolution of ones."""
+    return add_to_each(out, _convolve(jnp.ones((1, *size, 1), bias_kernel.dtype), bias_kernel, stride, dilation)[0])
 
 
 def _bias_kernel(bias, kernel):
@@ -295,11 +293,6 @@ def _shifted(taps, kernel_size, stride, dilation):
 def _convolve(x, kernel, stride, dilation, groups=1):
     margin = dilation * (kernel.shape[0] // 2)
     return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=((margin, margin), (margin, margin)),
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
+        x, kernel, (stride, stride), ((margin, margin), (margin, margin)), rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
+    )  # fmt: skip
