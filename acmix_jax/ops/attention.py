@@ -1,7 +1,7 @@
-"""Softmax attention between two sets of tokens: the product that windows (Swin) and whole maps (PVT) share."""
+"""Softmax attention: the products that all kinds share, and the whole of it between two sets of tokens (Swin, PVT)."""
 
-import jax
 import jax.numpy as jnp
+from jax import lax
 
 from acmix_jax.ops.materialize import add_to_each
 
@@ -17,11 +17,36 @@ def softmax_attention(q, k, v, bias=None, mask=None):
     Returns:
       `[..., L, heads, dim]` in the type of v. The softmax runs in float32 or wider.
     """
-    wide = jnp.promote_types(q.dtype, jnp.float32)
-    logits = jnp.einsum("...qnd,...knd->...nqk", q, k, preferred_element_type=wide) * q.shape[-1] ** -0.5
+    # Heads first, so that XLA on CPUs does not put both products and the softmax into one slow loop (performance.md).
+    q, k, v = (x.swapaxes(-3, -2) for x in (scale(q), k, v))
+    logits = dot("...qd,...kd->...qk", q, k)
     if bias is not None:
         logits = add_to_each(logits.reshape(-1, *bias.shape), bias).reshape(logits.shape)
     if mask is not None:
         logits += mask
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    return jnp.einsum("...nqk,...knd->...qnd", weights, v)
+    return attend(logits, v)[0].swapaxes(-3, -2)
+
+
+def scale(q):
+    """Queries divided by the square root of their length."""
+    return q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+
+
+def dot(subscripts, q, k):
+    """The product of the logits, accumulated in float32 or wider."""
+    return jnp.einsum(subscripts, q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
+
+
+def attend(logits, values):
+    """Softmax of the logits `[..., L, S]`, times the values `[..., S, dim]`.
+
+    Returns:
+      `[..., L, dim]` in the type of the values, and the logarithm of the softmax's sum, `[..., L, 1]` in that of the
+      logits.
+    """
+    largest = lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    # The division comes after the product, where the array is smaller; the shift by the maximum cancels.
+    weights = jnp.exp(logits - largest).astype(values.dtype)
+    total = weights.sum(axis=-1, keepdims=True, dtype=logits.dtype)
+    out = jnp.einsum("...qk,...kd->...qd", weights, values, preferred_element_type=logits.dtype)
+    return (out / total).astype(values.dtype), largest + jnp.log(total)

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from acmix_jax.errors import UserError, check_choice
+from acmix_jax.ops.attention import attend, dot, scale
 from acmix_jax.ops.materialize import add_to_each
 
 LARGEST_TILE = 8  # queries per tile and axis
@@ -84,7 +85,7 @@ def _reference(q, k, v, position, window_size, stride, dilation):
     if position is not None:
         here = position[None, ::stride, None, ::stride, None]  # [1, H_out, 1, W_out, 1, dim]
         keys = keys + (here - unfold(position[None]))[..., None, :]
-    logits = _dot("bijnd,bisjtnd->bijnst", q, keys) * q.shape[-1] ** -0.5
+    logits = dot("bijnd,bisjtnd->bijnst", q, keys) * q.shape[-1] ** -0.5
     weights = jax.nn.softmax(logits, axis=(-2, -1)).astype(v.dtype)
     return jnp.einsum("bijnst,bisjtnd->bijnd", weights, unfold(v))
 
@@ -101,7 +102,8 @@ def _tiled(q, k, v, position, window_size, stride, dilation):
     rows, columns = _cuts(k.shape[2:4], window_size, stride, dilation, LARGEST_TILE)
     keys, values = (_patches(jnp.stack([x[:, :, s : s + rows.patch] for s in rows.starts]), columns) for x in (k, v))
     log_copies = _log_copies(rows, columns, jnp.promote_types(q.dtype, jnp.float32))
-    out, _ = _attend(_tiles(q, rows, columns), keys, values, log_copies[:, None, None])
+    logits = dot("...qd,...kd->...qk", _tiles(q, rows, columns), keys) + log_copies[:, None, None]
+    out, _ = attend(logits, values)
     return _join(out, rows, columns, q.shape[1:3])
 
 
@@ -120,24 +122,12 @@ def _prepare(q, k, v, position):
     """Queries, scaled; keys with their position, and values, heads first `[B, heads, H, W, dim]`."""
     if position is not None:
         k = add_to_each(k, -jnp.broadcast_to(position[:, :, None], k.shape[1:]))
-    q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
-    return q, k.transpose(0, 3, 1, 2, 4), v.transpose(0, 3, 1, 2, 4)
-
-
-def _attend(q, keys, values, log_copies):
-    """One softmax attention for each tile: the output, and the logarithm of each query's sum, `[..., queries, 1]`."""
-    logits = _dot("...qd,...kd->...qk", q, keys) + log_copies
-    largest = lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-    # Softmax with the division after the product, where the array is smaller; the shift by the maximum cancels.
-    weights = jnp.exp(logits - largest).astype(values.dtype)
-    total = weights.sum(axis=-1, keepdims=True, dtype=logits.dtype)
-    out = jnp.einsum("...qk,...kd->...qd", weights, values, preferred_element_type=logits.dtype)
-    return (out / total).astype(values.dtype), largest + jnp.log(total)
+    return scale(q), k.transpose(0, 3, 1, 2, 4), v.transpose(0, 3, 1, 2, 4)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _scan(q, k, v, window_size, stride, dilation):
-    """`_attend` of one row of tiles after the other: q `[tiles_y, B, heads, tiles_x, queries, dim]` to the same."""
+    """Attention of one row of tiles after the other: q `[tiles_y, B, heads, tiles_x, queries, dim]` to the same."""
     return _scan_forward(q, k, v, window_size, stride, dilation)[0]
 
 
@@ -147,7 +137,7 @@ def _scan_forward(q, k, v, window_size, stride, dilation):
     def row_of_tiles(_, xs):
         q, log_copies, start = xs
         keys, values = (_patches(lax.dynamic_slice_in_dim(x, start, rows.patch, axis=2), columns) for x in (k, v))
-        return None, _attend(q, keys, values, log_copies)
+        return None, attend(dot("...qd,...kd->...qk", q, keys) + log_copies, values)
 
     log_copies = _log_copies(rows, columns, jnp.promote_types(q.dtype, jnp.float32))
     _, (out, log_total) = lax.scan(row_of_tiles, None, (q, log_copies, jnp.asarray(rows.starts)))
@@ -174,10 +164,10 @@ def _scan_backward(window_size, stride, dilation, residuals, gradient):
         q, out, log_total, gradient, log_copies, start = xs
         keys, values = (_patches(lax.dynamic_slice_in_dim(x, start, rows.patch, axis=2), columns) for x in (k, v))
         # Keys before queries: most products then read their operands as they lie in memory.
-        logits = _dot("bnxqd,bnxkd->bnxkq", q, keys) + log_copies.swapaxes(-1, -2)
+        logits = dot("bnxqd,bnxkd->bnxkq", q, keys) + log_copies.swapaxes(-1, -2)
         weights = jnp.exp(logits - log_total.swapaxes(-1, -2))
         mean = (gradient.astype(wide) * out.astype(wide)).sum(axis=-1)[..., None, :]
-        of_logits = (weights * (_dot("bnxqd,bnxkd->bnxkq", gradient, values) - mean)).astype(q.dtype)
+        of_logits = (weights * (dot("bnxqd,bnxkd->bnxkq", gradient, values) - mean)).astype(q.dtype)
         of_q = jnp.einsum("bnxkd,bnxkq->bnxdq", keys, of_logits).swapaxes(-1, -2)
         of_k = jnp.einsum("bnxkq,bnxqd->bnxkd", of_logits, q)
         of_v = jnp.einsum("bnxkq,bnxqd->bnxkd", weights.astype(q.dtype), gradient)
@@ -253,11 +243,6 @@ def _join(x, rows, columns, size):
     _, batch, heads, _, _, dim = x.shape
     x = x.reshape(tiles_y, batch, heads, tiles_x, tile_y, tile_x, dim).transpose(1, 0, 4, 3, 5, 2, 6)
     return x.reshape(batch, tiles_y * tile_y, tiles_x * tile_x, heads, dim)[:, : size[0], : size[1]]
-
-
-def _dot(subscripts, q, k):
-    """The product of the logits, accumulated in float32 or wider."""
-    return jnp.einsum(subscripts, q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
 
 
 FORMS = {"reference": _reference, "tiled": _tiled, "recomputed": _recomputed}
