@@ -69,7 +69,7 @@ def test_nothing_is_left_of_batch_norm_in_resnet_but_biases():
 
 
 def test_folded_variables_cannot_be_trained_or_folded_again():
-    model, images, variables = trained("resnet14_stem1", (8, 8))
+    model, images, variables = trained("acmix_swin_micro_patch2", (16, 16))
     folded = fold(variables)
     with pytest.raises(UserError, match="folded variables cannot be trained"):
         model.apply(folded, images, train=True, mutable=["batch_stats"])

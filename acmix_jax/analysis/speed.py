@@ -76,11 +76,15 @@ def _peak(program):
 
 
 def in_turns(programs: Mapping[Hashable, Program], rounds: int) -> dict[Hashable, np.ndarray]:
-    """Milliseconds of one run of each program, `[rounds]`, after one round to warm up."""
+    """Milliseconds of one run of each program, `[rounds]`.
+
+    Each turn begins with a run that is not counted: it pays for the caches and the memory that the program before took.
+    """
     times = {key: [] for key in programs}
     repeats = {key: max(1, math.ceil(SHORTEST / _seconds(program, 1))) for key, program in programs.items()}
     for _ in range(rounds):
         for key, program in programs.items():
+            _seconds(program, 1)
             times[key].append(1e3 * _seconds(program, repeats[key]))
     return {key: np.array(values) for key, values in times.items()}
 

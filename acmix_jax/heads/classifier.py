@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from acmix_jax.errors import UserError
 from acmix_jax.layers.blocks import layer_norm
 from acmix_jax.layers.weights import Initializer, torch_bias, torch_default
 
@@ -20,6 +21,9 @@ class Classifier(nn.Module):
       norm_epsilon: of a LayerNorm on the summary's maps, before the average; None for no norm.
       kernel_init, bias_init: of the linear layer; None is PyTorch's bias.
       dtype: type of the computation; logits are always float32.
+
+    Raises:
+      UserError: training with folded variables (fold.py).
     """
 
     backbone: nn.Module
@@ -33,7 +37,7 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Images float `[B, H, W, 3]` to logits float32 `[B, num_classes]`."""
-        x = self.backbone(images, train)[self.summary]
+        x = self._maps(images, train)[self.summary]
         if self.norm_epsilon is not None:
             x = layer_norm(self.norm_epsilon, dtype=self.dtype, name="norm")(x)
         pooled = x.mean(axis=tuple(range(1, x.ndim - 1)))
@@ -45,5 +49,10 @@ class Classifier(nn.Module):
 
     def features(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """The backbone's maps by name, `[B, H / stride, W / stride, C]` each."""
-        maps = self.backbone(images, train)
+        maps = self._maps(images, train)
         return {name: maps[name] for name in ("c2", "c3", "c4", "c5")}
+
+    def _maps(self, images, train):
+        if train and "folded" in self.variables:
+            raise UserError("folded variables cannot be trained: some are constants now; start from the unfolded ones")
+        return self.backbone(images, train)

@@ -3,16 +3,11 @@
 import flax.linen as nn
 import jax
 
-from acmix_jax.errors import UserError
-
 
 class BatchNorm(nn.BatchNorm):
     """BatchNorm with PyTorch's defaults; after `acmix_jax.fold`, what is left of it: the bias of the layer before it.
 
     Takes `use_running_average`, dtype and name; `[..., C]` to the same.
-
-    Raises:
-      UserError: training with folded variables.
     """
 
     momentum: float = 0.9
@@ -22,6 +17,4 @@ class BatchNorm(nn.BatchNorm):
     def __call__(self, x: jax.Array) -> jax.Array:
         if not self.has_variable("folded", "bias"):
             return super().__call__(x)
-        if not self.use_running_average:
-            raise UserError("folded variables cannot be trained: their BatchNorm is gone; start from the unfolded ones")
         return x + self.get_variable("folded", "bias").astype(x.dtype)

@@ -1,9 +1,15 @@
 import jax.numpy as jnp
 import numpy as np
 
-from acmix_jax.tasks.classification import smooth_labels
+from acmix_jax.tasks.classification import Classification, smooth_labels
 
 
 def test_smoothing_is_shared_by_the_wrong_classes():
     found = smooth_labels(jnp.array([2, 0]), num_classes=5, smoothing=0.1)
     np.testing.assert_allclose(found, [[0.025, 0.025, 0.9, 0.025, 0.025], [0.9, 0.025, 0.025, 0.025, 0.025]], rtol=1e-6)
+
+
+def test_the_config_forces_the_forms(config):
+    config.acmix.shift_form, config.acmix.attention_form = "slices", "reference"
+    mixer = Classification.from_config(config).model.backbone.mixer
+    assert (mixer.keywords["shift_form"], mixer.keywords["attention"].keywords["form"]) == ("slices", "reference")
