@@ -19,18 +19,12 @@ from typing import Any
 import flax
 import jax
 import numpy as np
-from absl import logging
 
-from acmix_jax import workdir
-from acmix_jax.checkpoint import Checkpoints
 from acmix_jax.errors import UserError
 from acmix_jax.layers.norm import BatchNorm
 from acmix_jax.ops import shift
 
 Variables = dict[str, Any]
-
-LARGEST_COMPOSED = 128
-"""Input features of a layer up to which `fold` composes by default (docs/performance.md, measured on a CPU)."""
 
 _NORM_AFTER = {
     "stem_conv": "stem_norm", "conv1": "norm1", "mixer": "norm2", "conv3": "norm3", "shortcut_conv": "shortcut_norm",
@@ -39,12 +33,13 @@ _NORM_AFTER = {
 """Linear layers and the BatchNorm behind them, both in one module, in ResNet and SAN."""
 
 
-def fold(variables: Variables, largest_composed: int = LARGEST_COMPOSED) -> Variables:
+def fold(variables: Variables, largest_composed: int | None = None) -> Variables:
     """Variables of a model of `acmix_jax.list_models()`, or of an ACmix layer, to folded ones for use without training.
 
     Args:
       variables: {"params": ..., "batch_stats": ...}.
-      largest_composed: convolution paths of layers with up to so many input features become one convolution.
+      largest_composed: convolution paths of layers with up to so many input features become one convolution; None
+        for those where that is the fastest form on the backend in use (128 on a CPU, see ops/shift.py).
 
     Returns:
       {"params": ..., "batch_stats": ..., "folded": ...} as NumPy arrays: "folded" takes the place of what is gone.
@@ -92,7 +87,8 @@ def _fold_acmix(flat, path, scale, largest_composed):
         return
     _multiply(flat, (*params, "shift"), flat.pop((*params, "beta"), 1.0) * scale)
     (qkv, bias), (fc, fc_bias) = ([flat.get((*params, name, p)) for p in ("kernel", "bias")] for name in ("qkv", "fc"))
-    if len(qkv) > largest_composed:
+    is_narrow = shift.fastest_form(len(qkv)) == "dense" if largest_composed is None else len(qkv) <= largest_composed
+    if not is_narrow:
         return
     dim = bias.size // len(fc)
     is_coarse = (*params, "reduce", "kernel") in flat  # of k and v (PVT), which then cannot be composed
@@ -115,6 +111,9 @@ def fold_checkpoint(source: Path, which: str, out: Path) -> str:
     Raises:
       UserError: no such checkpoint, it is folded already, or `out` cannot be written.
     """
+    from acmix_jax import workdir  # late, with what they need: `fold` runs on a machine that has but jax and flax
+    from acmix_jax.checkpoint import Checkpoints
+
     facts = workdir.describe(source)
     with Checkpoints(source / "checkpoints", facts.get("config", {}).get("best_metric", ""), read_only=True) as found:
         step, variables = found.read_variables(which)
@@ -136,6 +135,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="latest", help="latest, best or a step")
     parser.add_argument("--out", required=True, type=Path, help="folder to write")
     flags = parser.parse_args()
+    from absl import logging
+
     logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
     try:
         print(fold_checkpoint(flags.workdir, flags.checkpoint, flags.out))

@@ -79,13 +79,15 @@ def describe(folder: Path) -> dict[str, Any]:
         try:
             found = json.loads((folder / name).read_text())
             if name == WEIGHTS:
-                return {"model": found["model"], "num_classes": found["num_classes"]} | found
+                return {key: found[key] for key in ("model", "num_classes")} | found  # these two must be there
             return {"model": found["model"], "num_classes": found["data"]["num_classes"], "config": found}
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except (OSError, json.JSONDecodeError, KeyError) as error:
+        except KeyError as error:
+            raise UserError(f"{folder / name} says nothing of {error}: it is damaged or of another version") from error
+        except (OSError, json.JSONDecodeError) as error:
             raise UserError(f"cannot read {folder / name} ({error})") from error
-    raise UserError(f"{str(folder)!r} holds neither a run nor converted weights (python -m acmix_jax.convert)")
+    raise UserError(f"{str(folder)!r} holds neither a run nor weights that were converted or folded")
 
 
 def check_unused(folder: Path) -> None:

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from acmix_jax import create_model
+from acmix_jax import create_model, list_models
 from acmix_jax.analysis.complexity import complexity
 from acmix_jax.analysis.speed import Program, Row, compiled, compiled_step, device_name, in_turns, parser_of, write_rows
-from acmix_jax.errors import UserError
+from acmix_jax.errors import UserError, check_choice
 from acmix_jax.fold import fold
 from experiments import released_code
 
@@ -107,7 +107,10 @@ def main() -> None:
     print(f"{device_name()}; batch {arguments.batch}, {arguments.dtype}; median (quartiles) of {arguments.rounds}")
     rows: list[Row] = []
     try:
-        for plain in arguments.networks.split(","):
+        networks = arguments.networks.split(",")
+        for plain in networks:
+            check_choice("plain network", plain, [name for name in list_models() if not name.startswith("acmix_")])
+        for plain in networks:
             family = list(measure(plain, arguments))
             show(family)
             rows += family

@@ -37,7 +37,7 @@ def run(*arguments):
         ([DIGITS, "--config.batch_size=0"], "--config.batch_size=0 is too small; use at least 1"),
         ([DIGITS, "--config.keep_checkpoints=1"], "--config.keep_checkpoints=1 is too small; use at least 2"),
         ([DIGITS, "--config.drop_path=15"], "--config.drop_path=15.0 is too large; it is a part of 1"),
-        ([DIGITS, "--config.init_from=README.md"], "'README.md' holds neither a run nor converted weights"),
+        ([DIGITS, "--config.init_from=README.md"], "'README.md' holds neither a run nor weights"),
         ([DIGITS, "--config.optimizer.no_decay=("], "missing ), unterminated subpattern"),
         ([DIGITS, "--config.data.num_classes=9"], "digits has 10 classes"),
         ([DIGITS, "--config.best_metric=eval_top1"], "unknown best_metric 'eval_top1'; did you mean top1"),
@@ -46,7 +46,7 @@ def run(*arguments):
         ([DIGITS, "--config.batch_size=60"], "not divisible by the 8 devices; set --config.batch_size=56 or 64"),
         ([DIGITS, "--config.dtype=float23"], "unknown dtype 'float23'; did you mean float32"),
         ([DIGITS, "--config.data.source=fashion_mnist", "--config.data.dir=nowhere"], "dataset-fashion-mnist"),
-        ([DIGITS, "--mode=eval"], "'{run}' holds neither a run nor converted weights"),
+        ([DIGITS, "--mode=eval"], "'{run}' holds neither a run nor weights"),
     ],
 )
 def test_mistakes_end_with_one_line(arguments, message, tmp_path, monkeypatch):
@@ -66,7 +66,7 @@ def test_mistakes_end_with_one_line(arguments, message, tmp_path, monkeypatch):
 def test_a_mistake_prints_that_line_alone(tmp_path):
     code, error = run("--mode=inspect", f"--workdir={tmp_path / 'run'}")
     assert code == 1
-    assert error == f"error: '{tmp_path}/run' holds neither a run nor converted weights (python -m acmix_jax.convert)\n"
+    assert error == f"error: '{tmp_path}/run' holds neither a run nor weights that were converted or folded\n"
 
 
 def test_a_bucket_is_not_taken_for_a_folder():

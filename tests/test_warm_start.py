@@ -127,9 +127,7 @@ def test_a_run_starts_from_weights(config, tmp_path, capsys):
 
 def test_folders_are_not_mixed_up(config, tmp_path):
     config.init_from = str(tmp_path / "nothing")
-    with pytest.raises(
-        UserError, match="nothing' holds neither a run nor converted weights .python -m acmix_jax.convert"
-    ):
+    with pytest.raises(UserError, match="nothing' holds neither a run nor weights that were converted or folded"):
         train(config, tmp_path / "run", jax.devices()[:1])
     assert not (tmp_path / "run").exists()
     workdir.check_unused(tmp_path / "weights")

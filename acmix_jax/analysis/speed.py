@@ -108,7 +108,7 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the table")
     parser.add_argument("--batch", type=int, default=128 if accelerator else 4)
-    parser.add_argument("--dtype", default="bfloat16" if accelerator else "float32")
+    parser.add_argument("--dtype", default="bfloat16" if accelerator else "float32", choices=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--released-code", type=Path, help="a clone of github.com/LeapLabTHU/ACmix")
     return parser

@@ -212,21 +212,19 @@ class ACmix(nn.Module):
             name="shift",
         )()  # fmt: skip
         fine = count if self.reduction == 1 else self._heads[0]  # pieces on the grid of x; the others are coarser
-        narrow = [p if p is None else p.astype(self.dtype) for p in (fc, fc_bias, kernel)]
+        if form == "dense" and composed[0] is None:  # from parameters in full precision
+            width = fine * (self.features // self.num_heads)
+            projections = qkv[:, :width].reshape(x.shape[-1], fine, -1), qkv_bias[:width].reshape(fine, -1)
+            composed = shift.compose(*projections, fc[:fine], fc_bias, kernel)
+        fc, fc_bias, kernel = (p if p is None else p.astype(self.dtype) for p in (fc, fc_bias, kernel))
+        if self.reduction > 1 and form in shift.TAP_FORMS:
+            mixed = shift.mix_pieces(pieces[0], fc[:fine], fc_bias)
+            coarse = shift.mix_pieces(pieces[1], fc[fine:])
+            mixed += shift.repeat_pixels(coarse, self.reduction, *x.shape[1:3])
+            return shift.shift_taps(mixed, kernel, form=form, **place)
         if form == "dense":
-            if composed[0] is None:
-                width = fine * (self.features // self.num_heads)
-                projections = qkv[:, :width].reshape(x.shape[-1], fine, -1), qkv_bias[:width].reshape(fine, -1)
-                composed = shift.compose(*projections, fc[:fine], fc_bias, kernel)
             convolved = shift.composed_convolution(x, *composed, **place)
-            fc, fc_bias, kernel = narrow
         else:
-            fc, fc_bias, kernel = narrow
-            if self.reduction > 1 and form in shift.TAP_FORMS:
-                taps = shift.mix_pieces(pieces[0], fc[:fine], fc_bias)
-                coarse = shift.mix_pieces(pieces[1], fc[fine:])
-                taps += shift.repeat_pixels(coarse, self.reduction, *x.shape[1:3])
-                return shift.shift_taps(taps, kernel, form=form, **place)
             convolved = shift.shift_convolution(pieces[0], fc[:fine], fc_bias, kernel, form=form, **place)
         if self.reduction == 1:
             return convolved

@@ -1,5 +1,8 @@
 """Softmax attention: the products that all kinds share, and the whole of it between two sets of tokens (Swin, PVT)."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -32,9 +35,25 @@ def scale(q):
     return q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
 
 
-def dot(subscripts, q, k):
-    """The product of the logits, accumulated in float32 or wider."""
-    return jnp.einsum(subscripts, q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def dot(subscripts, a, b):
+    """An einsum of two arrays of one float type, accumulated and returned in float32 or wider.
+
+    The gradient's products take that type too; JAX's own would multiply in float32, which bfloat16 units cannot do.
+    """
+    return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
+
+
+def _dot_backward(subscripts, operands, gradient):
+    (of_a, of_b), of_result = subscripts.partition("->")[0].split(","), subscripts.partition("->")[2]
+    (a, b), gradient = operands, gradient.astype(operands[0].dtype)
+    return (
+        jnp.einsum(f"{of_result},{of_b}->{of_a}", gradient, b),
+        jnp.einsum(f"{of_result},{of_a}->{of_b}", gradient, a),
+    )
+
+
+dot.defvjp(lambda subscripts, a, b: (dot(subscripts, a, b), (a, b)), _dot_backward)
 
 
 def attend(logits, values):
@@ -48,5 +67,5 @@ def attend(logits, values):
     # The division comes after the product, where the array is smaller; the shift by the maximum cancels.
     weights = jnp.exp(logits - largest).astype(values.dtype)
     total = weights.sum(axis=-1, keepdims=True, dtype=logits.dtype)
-    out = jnp.einsum("...qk,...kd->...qd", weights, values, preferred_element_type=logits.dtype)
+    out = dot("...qk,...kd->...qd", weights, values)
     return (out / total).astype(values.dtype), largest + jnp.log(total)

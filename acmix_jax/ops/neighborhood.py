@@ -33,7 +33,7 @@ def position_map(height: int, width: int, dtype=jnp.float32) -> jax.Array:
 
 
 def fastest_form(height: int, width: int) -> str:
-    """The form to train with on a map of this size, from the measurements in docs/performance.md."""
+    """The form to train with on a map of this size, measured on CPUs alone (docs/performance.md)."""
     return "recomputed" if height * width > LARGEST_KEPT else "tiled"
 
 
@@ -44,7 +44,7 @@ def neighborhood_attention(q, k, v, position=None, *, window_size=7, stride=1, d
     position term of ResNet-ACmix (as in the released code).
 
     Args:
-      q: `[B, ceil(H / stride), ceil(W / stride), heads, dim]`, any float type.
+      q: `[B, ceil(H / stride), ceil(W / stride), heads, dim]`, of the same float type as k and v.
       k, v: `[B, H, W, heads, dim]`.
       position: `[H, W, dim]`, an embedding of each pixel's place, the same for all heads; None for no such term.
       window_size: odd; a window has `window_size ** 2` taps.

@@ -164,7 +164,7 @@ def _products(pieces, fc, fc_bias, banks):
     """What each pixel of pieces `[dim, S, B, H, W]` gives to each of its neighbours, `[dim, shift, N, B, H, W]`."""
     (dim, count, *places), (shifts, taps, _, outputs) = pieces.shape, banks.shape
     pixels = pieces.reshape(dim, count, -1)  # [dim, S, pixels]
-    if count * outputs <= count + taps * outputs:  # multiply-adds for each pixel: fc composed, or first
+    if shifts * count * outputs <= taps * (count + shifts * outputs):  # multiply-adds of a pixel: fc composed, or first
         products = _matmul(jnp.einsum("st,ytdn->dyns", fc, banks).reshape(dim, -1, count), pixels)
         if fc_bias is not None:
             products += jnp.einsum("t,ytdn->dyn", fc_bias, banks).reshape(dim, -1, 1)

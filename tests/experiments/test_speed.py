@@ -1,4 +1,5 @@
 import csv
+import subprocess
 import sys
 
 import pytest
@@ -29,7 +30,16 @@ def test_whole_networks_are_timed(tmp_path, monkeypatch, capsys):
 def test_mistakes_end_with_one_line(tmp_path, monkeypatch):
     for module, argument, message in (
         (operator_speed, "--layers=resnet 63@56", "did you mean resnet 64@56"),
-        (network_speed, "--networks=resnet51", "did you mean"),
+        (network_speed, "--networks=resnet26,resnet51", "did you mean resnet50"),
+        (network_speed, "--networks=acmix_resnet26", "unknown plain network 'acmix_resnet26'; did you mean resnet26"),
     ):
         with pytest.raises(SystemExit, match=message):
             run(monkeypatch, module, f"--out={tmp_path}", argument)
+
+
+def test_a_bare_machine_can_measure():
+    """One with jax, flax and numpy alone."""
+    code = "import sys\nfor name in sys.argv[1].split(','): sys.modules[name] = None\n"
+    code += "import experiments.network_speed, experiments.operator_speed"
+    absent = "ml_collections,grain,orbax,orbax.checkpoint,clu,tensorflow_datasets,sklearn,matplotlib"
+    subprocess.run([sys.executable, "-c", code, absent], check=True, timeout=120)
