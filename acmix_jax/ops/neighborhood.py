@@ -21,7 +21,7 @@ from acmix_jax.ops.attention import attend, dot, scale
 from acmix_jax.ops.materialize import add_to_each
 
 LARGEST_TILE = 8  # queries per tile and axis
-RECOMPUTED_TILE = 4  # the same in the recomputed form
+RECOMPUTED_TILE = 4  # the same in the recomputed form, but see _recomputed_cuts
 LARGEST_KEPT = 512  # pixels; the weights of a larger map are computed again for the gradient
 _NEVER = -1e30  # stands for log(0); finite, so that adding two of them gives no NaN
 
@@ -99,7 +99,7 @@ def _tiled(q, k, v, position, window_size, stride, dilation):
     to the logit replaces both the padding and the window's mask, and a patch never leaves the map.
     """
     q, k, v = _prepare(q, k, v, position)
-    rows, columns = _cuts(k.shape[2:4], window_size, stride, dilation, LARGEST_TILE)
+    rows, columns = _cuts(k.shape[2:4], window_size, stride, dilation, (LARGEST_TILE, LARGEST_TILE))
     keys, values = (_patches(jnp.stack([x[:, :, s : s + rows.patch] for s in rows.starts]), columns) for x in (k, v))
     log_copies = _log_copies(rows, columns, jnp.promote_types(q.dtype, jnp.float32))
     logits = dot("...qd,...kd->...qk", _tiles(q, rows, columns), keys) + log_copies[:, None, None]
@@ -113,7 +113,7 @@ def _recomputed(q, k, v, position, window_size, stride, dilation):
     So the weights of one row of tiles, which fit into a cache, are all that exists of them at any time.
     """
     q, k, v = _prepare(q, k, v, position)
-    rows, columns = _cuts(k.shape[2:4], window_size, stride, dilation, RECOMPUTED_TILE)
+    rows, columns = _recomputed_cuts(k.shape[2:4], window_size, stride, dilation)
     out = _scan(_tiles(q, rows, columns), k, v, window_size, stride, dilation)
     return _join(out, rows, columns, q.shape[1:3])
 
@@ -132,7 +132,7 @@ def _scan(q, k, v, window_size, stride, dilation):
 
 
 def _scan_forward(q, k, v, window_size, stride, dilation):
-    rows, columns = _cuts(k.shape[2:4], window_size, stride, dilation, RECOMPUTED_TILE)
+    rows, columns = _recomputed_cuts(k.shape[2:4], window_size, stride, dilation)
 
     def row_of_tiles(_, xs):
         q, log_copies, start = xs
@@ -146,7 +146,7 @@ def _scan_forward(q, k, v, window_size, stride, dilation):
 
 def _scan_backward(window_size, stride, dilation, residuals, gradient):
     q, k, v, out, log_total = residuals
-    rows, columns = _cuts(k.shape[2:4], window_size, stride, dilation, RECOMPUTED_TILE)
+    rows, columns = _recomputed_cuts(k.shape[2:4], window_size, stride, dilation)
     wide = log_total.dtype
 
     def add(total, part, start):
@@ -191,8 +191,13 @@ class _Cut(NamedTuple):
 
 
 def _cuts(size, window_size, stride, dilation, largest):
-    """Both axes of a map of `size` (height, width)."""
-    return tuple(_cut(n, window_size, stride, dilation, largest) for n in size)
+    """Both axes of a map of `size` (height, width); `largest` are the queries of a tile along each."""
+    return tuple(_cut(n, window_size, stride, dilation, most) for n, most in zip(size, largest, strict=True))
+
+
+def _recomputed_cuts(size, window_size, stride, dilation):
+    """With a stride, fewer queries high: their windows overlap less, and the patch shall not hold much more."""
+    return _cuts(size, window_size, stride, dilation, (max(1, RECOMPUTED_TILE // stride), RECOMPUTED_TILE))
 
 
 def _cut(size, window_size, stride, dilation, largest):
