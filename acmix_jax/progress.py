@@ -6,10 +6,13 @@ import time
 
 
 class Progress:
-    """Reports a run of `total` steps that begins at step `start`; `batch_size` turns its rate into images/s."""
+    """Reports a run of `total` steps that begins at step `start`; `batch_size` turns its rate into images/s.
 
-    def __init__(self, total: int, start: int, batch_size: int, stream=None):
-        self._total, self._batch_size = total, batch_size
+    `unit` is what a step is called.
+    """
+
+    def __init__(self, total: int, start: int, batch_size: int, stream=None, unit: str = "step"):
+        self._total, self._batch_size, self._unit = total, batch_size, unit
         self._stream = stream or sys.stderr
         self._last_step, self._last_time = start, time.monotonic()
         self._width = 0
@@ -25,7 +28,7 @@ class Progress:
         """Shows the step, `text`, the rate and the time that is left at this rate."""
         seconds = (self._total - step) * self._batch_size / max(rate, 1e-9)
         left = datetime.timedelta(seconds=round(seconds))
-        line = f"step {step}/{self._total}  {text}  {rate:,.0f} images/s  {left} left"
+        line = f"{self._unit} {step}/{self._total}  {text}  {rate:,.0f} images/s  {left} left"
         if self._stream.isatty():
             self._stream.write("\r" + line.ljust(self._width))
             self._width = len(line)

@@ -2,11 +2,14 @@
 
 import numpy as np
 
+from acmix_jax.data.photos import Photo
 from acmix_jax.errors import UserError
+
+SPLITS = {"train": ("train",), "test": ("validation", "test")}  # the first that is there; ImageNet's test has no labels
 
 
 class TfdsSource:
-    """Examples {"image": uint8 `[H, W, C]`, "label": int32 scalar} of a prepared TFDS data set."""
+    """Examples {"image": Photo or uint8 `[H, W, C]`, "label": int32 scalar} of a prepared TFDS data set."""
 
     def __init__(self, name: str, split: str, directory: str):
         """Opens split "train" or "test" of data set `name` below `directory` (empty: TFDS' default).
@@ -17,7 +20,17 @@ class TfdsSource:
         import tensorflow_datasets as tfds
 
         try:
-            self._source = tfds.data_source(name, split=split, data_dir=directory or None, download=False)
+            options = {"data_dir": directory or None, "download": False}
+            splits = tfds.data_source(name, **options)
+            self._split = next((n for n in SPLITS[split] if n in splits), split)
+            self._source, self._channels = splits[self._split], None
+            image = self._source.dataset_info.features["image"]
+            if isinstance(image, tfds.features.Image):
+                decoders = {"image": tfds.decode.SkipDecoding()}
+                self._source, self._channels = (
+                    tfds.data_source(name, split=self._split, decoders=decoders, **options),
+                    image.shape[-1],
+                )
         except (tfds.core.DatasetNotFoundError, AssertionError, KeyError, NotImplementedError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(
@@ -35,4 +48,8 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         example = self._source[index]
-        return {"image": example["image"], "label": np.int32(example["label"])}
+        image = example["image"]
+        if self._channels:
+            name = example.get("file_name", f"{index} of {self._split}")
+            image = Photo(image, name.decode() if isinstance(name, bytes) else name, self._channels)
+        return {"image": image, "label": np.int32(example["label"])}

@@ -1,0 +1,129 @@
+"""Packs a folder of images into array_record shards, and checks each image on the way.
+
+python -m acmix_jax.data.prepare --folder=IMAGES --out=DIR
+
+IMAGES has train/<class>/*.jpg and val/<class>/*.jpg (see folder.py); DIR then serves --config.data.source=records
+--config.data.dir=DIR. Stopped half-way, the same command continues. Damaged images are listed in DIR/damaged.txt and
+end the program with an error once all others are checked, or, with --skip-damaged, are left out.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from acmix_jax.data import photos
+from acmix_jax.data.folder import FolderSource
+from acmix_jax.data.records import CONTENTS, count_records, shard_path, to_record
+from acmix_jax.errors import UserError
+from acmix_jax.progress import Progress
+
+PLAN = "plan.json"  # what the shards in a folder are made of, so that nothing else is mixed with them
+
+
+def prepare(folder: Path, out: Path, images_per_shard: int, threads: int, skip_damaged: bool) -> str:
+    """Writes the shards that are not there yet, and dataset.json last; says what there is then.
+
+    Raises:
+      UserError: images are damaged; `out` holds other images; one of the folders cannot be read or written.
+    """
+    sources = {split: FolderSource(str(folder), split) for split in ("train", "test")}
+    jobs = []
+    for split, source in sources.items():
+        firsts = range(0, len(source), images_per_shard)
+        for i, first in enumerate(firsts):
+            indices = range(first, min(first + images_per_shard, len(source)))
+            jobs.append((source, indices, shard_path(out, split, i, len(firsts))))
+    _claim(out, sources, images_per_shard, skip_damaged)
+    waiting = [job for job in jobs if not job[-1].exists()]
+    total, done = sum(map(len, sources.values())), sum(len(job[1]) for job in jobs if job not in waiting)
+    progress, damaged = Progress(total, done, batch_size=1, unit="image"), []
+    with ThreadPoolExecutor(threads) as pool:  # decoding and writing leave Python's lock alone
+        running = {pool.submit(_write_shard, *job, skip_damaged): job for job in waiting}
+        try:
+            for future in as_completed(running):
+                done += len(running[future][1])
+                damaged += future.result()
+                progress.update(done, progress.rate(done), f"{len(damaged)} damaged")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if damaged:
+        (out / "damaged.txt").write_text("".join(f"{name}\n" for name in sorted(damaged)))
+    if damaged and not skip_damaged:
+        raise UserError(
+            f"{len(damaged)} images such as {min(damaged)} are damaged; all are in {out / 'damaged.txt'}: "
+            "replace them and start again, or add --skip-damaged"
+        )
+    splits = {}
+    for split, source in sources.items():
+        shards = [str(job[-1]) for job in jobs if job[0] is source]
+        splits[split] = {"shards": len(shards), "images": count_records(shards)}
+    contents = {"classes": sources["train"].classes, "splits": splits}
+    _replace(out / CONTENTS, json.dumps(contents, indent=2) + "\n")
+    return f"{splits['train']['images']:,} training and {splits['test']['images']:,} test images are in {out}"
+
+
+def _claim(out, sources, images_per_shard, skip_damaged):
+    """Makes `out`, or checks that what is in it was begun with the same files and options."""
+    files = hashlib.sha256("\n".join(name for s in sources.values() for name in s.names()).encode()).hexdigest()
+    plan = {"files": files, "images_per_shard": images_per_shard, "skip_damaged": skip_damaged}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if (out / PLAN).exists() and json.loads((out / PLAN).read_text()) != plan:
+            raise UserError(f"{out} holds shards of other images or options; choose another --out, or empty it")
+        _replace(out / PLAN, json.dumps(plan) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write to {out} ({error.strerror}); choose another --out") from error
+
+
+def _write_shard(source, indices, path, skip_damaged):
+    """Writes the images that can be decoded; gives back the names of the others, for which no shard may come to be."""
+    damaged, partial = [], path.with_suffix(".partial")
+    writer = ArrayRecordWriter(str(partial), "group_size:1")
+    for index in indices:
+        example = source[index]
+        try:
+            photos.decode(example["image"])
+        except photos.DamagedImage:
+            damaged.append(example["image"].name)
+        else:
+            writer.write(to_record(example["image"], example["label"]))
+    writer.close()
+    if damaged and not skip_damaged:
+        partial.unlink()
+    else:
+        partial.replace(path)
+    return damaged
+
+
+def _replace(path, text):
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def main() -> None:
+    """Reads the flags; a mistake in them ends the program with one line."""
+    parser = argparse.ArgumentParser(prog="acmix_jax.data.prepare", description=__doc__.partition("\n")[0])
+    parser.add_argument("--folder", required=True, type=Path, help="has train/<class>/*.jpg and val/<class>/*.jpg")
+    parser.add_argument("--out", required=True, type=Path, help="folder to write")
+    parser.add_argument("--images-per-shard", type=int, default=1024)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--skip-damaged", action="store_true", help="leave damaged images out")
+    flags = parser.parse_args()
+    try:
+        print(prepare(flags.folder, flags.out, flags.images_per_shard, flags.threads, flags.skip_damaged))
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command continues")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Images in array_record shards, which `python -m acmix_jax.data.prepare` makes of a folder of images.
+
+DIR/dataset.json names the classes and counts the images of each split; DIR/train-00000-of-00032.array_record and so on
+hold them, each a msgpack of its encoded bytes, label and name. One large file in place of thousands of small ones
+suits network file systems; nothing is decoded or compressed on the way.
+"""
+
+import json
+from pathlib import Path
+
+import grain
+import msgpack
+import numpy as np
+
+from acmix_jax.data.photos import Photo
+from acmix_jax.errors import UserError
+
+CONTENTS = "dataset.json"
+
+
+def shard_path(directory: Path, split: str, shard: int, shards: int) -> Path:
+    """The file of one shard."""
+    return directory / f"{split}-{shard:05d}-of-{shards:05d}.array_record"
+
+
+def to_record(photo: Photo, label: int) -> bytes:
+    """What a shard holds of an image."""
+    return msgpack.packb((photo.data, int(label), photo.name))
+
+
+def count_records(shards: list[str]) -> int:
+    """Images in these files."""
+    return len(grain.sources.ArrayRecordDataSource(shards))
+
+
+class RecordSource:
+    """Examples {"image": Photo, "label": int32 scalar}, in the order of the folder that they came from."""
+
+    def __init__(self, directory: str, split: str):
+        """Opens split "train" or "test".
+
+        Raises:
+          UserError: there are no prepared images, or shards are missing.
+        """
+        path = Path(directory) / CONTENTS
+        try:
+            contents = json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise UserError(
+                f"cannot read {path} ({error}); make it with python -m acmix_jax.data.prepare --folder=IMAGES "
+                f"--out={directory or 'DIR'}, and set --config.data.dir to that"
+            ) from error
+        facts = contents["splits"][split]
+        shards = [shard_path(path.parent, split, i, facts["shards"]) for i in range(facts["shards"])]
+        missing = [shard.name for shard in shards if not shard.exists()]
+        if missing:
+            raise UserError(f"{len(missing)} files such as {missing[0]} are missing in {directory}; prepare it again")
+        self._records = grain.sources.ArrayRecordDataSource([str(shard) for shard in shards])
+        self.classes = contents["classes"]
+        if len(self) != facts["images"]:
+            raise UserError(f"{directory} has {len(self)} {split} images of {facts['images']}; prepare it again")
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the folder that the images came from."""
+        return len(self.classes)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict:
+        data, label, name = msgpack.unpackb(self._records[index])
+        return {"image": Photo(data, name), "label": np.int32(label)}

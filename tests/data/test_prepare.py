@@ -1,0 +1,106 @@
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from acmix_jax.data import pipeline, prepare
+from acmix_jax.errors import UserError
+from configs import common
+from tests.photographs import write_folder
+
+
+def run(folder, out, images_per_shard=4, skip_damaged=False):
+    return prepare.prepare(folder, out, images_per_shard, threads=2, skip_damaged=skip_damaged)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("folder"), train=4, test=2)
+
+
+@pytest.fixture
+def settings():
+    settings = common.get_config().data
+    settings.num_classes, settings.image_size, settings.eval_resize, settings.random_crop = 3, 24, 28, True
+    return settings
+
+
+def test_shards_give_the_batches_of_the_folder(folder, tmp_path, settings):
+    assert run(folder, tmp_path / "out") == f"12 training and 6 test images are in {tmp_path / 'out'}"
+    batches = []
+    for settings.source, settings.dir in (("folder", str(folder)), ("records", str(tmp_path / "out"))):
+        train, test = (pipeline.open_source(settings, split) for split in ("train", "test"))
+        assert train.classes == ["china", "flower", "hopper"]
+        endless = pipeline.train_batches(train, settings, batch_size=5, seed=3)
+        batches.append([*itertools.islice(endless, 4), *pipeline.eval_batches(test, settings, 4)])
+    assert len(batches[0]) == 6
+    for found, wanted in zip(*batches, strict=True):
+        assert set(found) == set(wanted)
+        for name in found:
+            np.testing.assert_array_equal(found[name], wanted[name])
+
+
+def test_only_what_is_missing_is_made_again(folder, tmp_path):
+    run(folder, tmp_path)
+    shards = sorted(tmp_path.glob("*.array_record"))
+    assert len(shards) == 5
+    times = {shard: shard.stat().st_mtime_ns for shard in shards}
+    shards[1].unlink()
+    shards[0].with_suffix(".partial").write_bytes(b"half of a shard")
+    run(folder, tmp_path)
+    assert [shard for shard in shards if shard.stat().st_mtime_ns != times[shard]] == [shards[1]]
+
+
+def test_killed_and_started_again_it_completes(tmp_path):
+    folder = write_folder(tmp_path / "folder", train=60, test=1)
+    command = [sys.executable, "-m", "acmix_jax.data.prepare", f"--folder={folder}", f"--out={tmp_path / 'out'}"]
+    command += ["--images-per-shard=8", "--threads=1"]
+    program = subprocess.Popen(command, stderr=subprocess.PIPE)
+    while not list((tmp_path / "out").glob("*.array_record")):
+        time.sleep(0.01)
+    os.kill(program.pid, signal.SIGKILL)
+    program.communicate()
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "180 training and 3 test images" in done.stdout
+    assert " left" in done.stderr  # a rate and an ETA
+
+
+def test_damaged_images_are_listed_by_name_or_left_out(tmp_path):
+    folder = write_folder(tmp_path / "folder", train=3, test=1)
+    damaged = folder / "train" / "flower" / "0001.JPEG"
+    damaged.write_bytes(damaged.read_bytes()[:900])
+    with pytest.raises(UserError, match=r"1 images such as .*flower/0001.JPEG are damaged; .* add --skip-damaged"):
+        run(folder, tmp_path / "out")
+    assert (tmp_path / "out" / "damaged.txt").read_text() == f"{damaged}\n"
+    with pytest.raises(UserError, match="shards of other images or options; choose another --out"):
+        run(folder, tmp_path / "out", skip_damaged=True)
+    assert run(folder, tmp_path / "less", skip_damaged=True).startswith("8 training and 3 test images")
+    contents = json.loads((tmp_path / "less" / "dataset.json").read_text())
+    assert contents["splits"]["train"] == {"shards": 3, "images": 8}
+
+
+def test_mistakes_are_named(tmp_path, settings, folder):
+    settings.source, settings.dir = "records", str(tmp_path)
+    with pytest.raises(UserError, match=r"cannot read .*dataset.json .*acmix_jax.data.prepare"):
+        pipeline.open_source(settings, "train")
+    settings.source = "folder"
+    with pytest.raises(UserError, match=r"no folder .*/train; set --config.data.dir to the one above it"):
+        pipeline.open_source(settings, "train")
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no images in .*/train; it needs a folder for each class"):
+        pipeline.open_source(settings, "train")
+    (tmp_path / "val" / "cta").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"unknown class folder in .*val 'cta'; did you mean cat"):
+        pipeline.open_source(settings, "test")
+    run(folder, tmp_path / "out")
+    (tmp_path / "out" / "train-00001-of-00003.array_record").unlink()
+    settings.source, settings.dir = "records", str(tmp_path / "out")
+    with pytest.raises(UserError, match=r"1 files such as train-00001-of-00003.array_record are missing"):
+        pipeline.open_source(settings, "train")
