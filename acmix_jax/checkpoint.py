@@ -1,8 +1,9 @@
 """Checkpoints of a run, through Orbax: saved in the background, verified when a run continues.
 
-A checkpoint holds the train state, the data iterator's place and a checksum of the state. The newest ones and the
-best one are kept. A checkpoint becomes visible only when it is complete, so a run killed during a save continues
-from the one before; a run that finds its newest one damaged (truncated, flipped bits) sets it aside with a warning.
+A checkpoint holds the train state and a checksum of it; which images come next follows from its step
+(data/pipeline.py), however many processes and workers there are. The newest ones and the best one are kept. A
+checkpoint becomes visible only when it is complete, so a run killed during a save continues from the one before; a run
+that finds its newest one damaged (truncated, flipped bits) sets it aside with a warning.
 """
 
 import contextlib
@@ -15,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,7 +63,7 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(directory, options=options)
 
-    def save(self, step: int, state: Any, data: grain.DatasetIterator, metrics: dict[str, float] | None) -> None:
+    def save(self, step: int, state: Any, metrics: dict[str, float] | None) -> None:
         """Copies the state and writes it in the background; `metrics` are those of an evaluation at this step.
 
         Raises:
@@ -71,7 +71,6 @@ class Checkpoints:
         """
         arguments = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state),
-            data=grain.checkpoint.CheckpointSave(data),
             check=ocp.args.JsonSave({"checksum": int(checksum(state))}),
         )
         try:
@@ -94,14 +93,13 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             raise self._cannot_write(error) from error
 
-    def restore(self, state: Any, data: grain.DatasetIterator) -> Any | None:
-        """The newest intact checkpoint in the form of `state`, with `data` set to its place; None if there is none.
+    def restore(self, state: Any) -> Any | None:
+        """The newest intact checkpoint in the form of `state`; None if there is none.
 
         Damaged checkpoints that are newer than it are moved out of the way, with a warning.
 
         Args:
           state: shapes with the shardings that the result shall have.
-          data: the run's iterator over its training batches.
 
         Raises:
           UserError: there are checkpoints, but none can be read.
@@ -110,7 +108,7 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 with _abandoned_work_unheard():
-                    restored = self._verified(step, state, data)
+                    restored = self._verified(step, state)
             except Exception as error:  # Orbax raises many types for files that it cannot read
                 damaged[step] = _reason(error)
                 continue
@@ -165,12 +163,11 @@ class Checkpoints:
         finally:
             self._manager.close()
 
-    def _verified(self, step, state, data):
+    def _verified(self, step, state):
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.PyTreeRestore(state, ocp.checkpoint_utils.construct_restore_args(state)),
-                data=grain.checkpoint.CheckpointRestore(data),
                 check=ocp.args.JsonRestore(),
             ),
         )

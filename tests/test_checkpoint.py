@@ -6,16 +6,8 @@ import numpy as np
 import pytest
 
 from acmix_jax.checkpoint import Checkpoints, checksum
-from acmix_jax.data import pipeline
-from acmix_jax.data.arrays import ArraySource
 from acmix_jax.errors import UserError
 from acmix_jax.sharding import make_mesh, replicated, with_sharding
-from configs import common
-
-
-def batches():
-    source = ArraySource(np.zeros((10, 2, 2, 1), np.uint8), np.arange(10))
-    return pipeline.train_batches(source, common.get_config().data, batch_size=3, seed=0)
 
 
 def state(value):
@@ -28,26 +20,23 @@ SHAPES = with_sharding(jax.eval_shape(lambda: state(0)), replicated(make_mesh(8)
 
 @pytest.fixture
 def folder(tmp_path):
-    """Steps 1 to 5, each saved after that many batches; step 2 was the best."""
-    data = batches()
+    """Steps 1 to 5; step 2 was the best."""
     with Checkpoints(tmp_path / "checkpoints", best="top1") as checkpoints:
         for step in range(1, 6):
-            next(data)
             metrics = {"top1": 90.0 if step == 2 else 80.0} if step != 4 else None
-            checkpoints.save(step, state(step), data, metrics)
+            checkpoints.save(step, state(step), metrics)
     return tmp_path / "checkpoints"
 
 
 def restore(folder):
-    data = batches()
     with Checkpoints(folder, best="top1") as checkpoints:
-        found = checkpoints.restore(SHAPES, data)
-    return int(found["step"]), float(found["params"]["kernel"][3, 4]), data.get_state()["next_index"]
+        found = checkpoints.restore(SHAPES)
+    return int(found["step"]), float(found["params"]["kernel"][3, 4])
 
 
 def test_keeps_the_newest_and_the_best(folder):
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["2", "4", "5"]
-    assert restore(folder) == (5, 5.0, 5)
+    assert restore(folder) == (5, 5.0)
 
 
 def test_reads_variables_without_the_optimizer(folder):
@@ -80,7 +69,7 @@ def values(folder):
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, damage, capsys):
     for path in values(folder / "5"):
         damage(path)
-    assert restore(folder) == (4, 4.0, 4)
+    assert restore(folder) == (4, 4.0)
     warning = capsys.readouterr().err
     assert "checkpoint 5 is damaged" in warning
     assert "continuing from checkpoint 4" in warning
@@ -94,7 +83,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, damage, capsys
 def test_wrong_values_are_noticed(folder, capsys, monkeypatch):
     """A checkpoint that reads without an error, but differs from what was saved."""
     monkeypatch.setattr("acmix_jax.checkpoint.checksum", lambda tree: checksum(tree) + (tree["step"] == 5))
-    assert restore(folder) == (4, 4.0, 4)
+    assert restore(folder) == (4, 4.0)
     assert "values are not those that were saved" in capsys.readouterr().err
 
 
@@ -115,15 +104,15 @@ def test_a_full_disk_is_named_and_costs_no_earlier_checkpoint(folder):
         message = "cannot write a checkpoint in .* earlier ones are intact"
         with pytest.raises(UserError, match=message), Checkpoints(folder, best="top1") as checkpoints:
             resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))  # stands in for a disk with 4 kB left
-            checkpoints.save(6, noise, batches(), None)
+            checkpoints.save(6, noise, None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert restore(folder) == (5, 5.0, 5)
+    assert restore(folder) == (5, 5.0)
 
 
 def test_no_checkpoint_is_no_state(tmp_path):
     with Checkpoints(tmp_path / "checkpoints", best="top1") as checkpoints:
-        assert checkpoints.restore(SHAPES, batches()) is None
+        assert checkpoints.restore(SHAPES) is None
 
 
 def test_checksum_sees_every_bit_wherever_the_array_lives():

@@ -1,17 +1,93 @@
-"""Random changes to one training image, on the host: `example, rng -> example`, with uint8 images `[H, W, C]`."""
+"""Changes to one image on the host: cropping, resizing and random augmentation of uint8 images `[H, W, C]`.
+
+Random ones take a generator, so that an example's changes follow from the seed and its place in the run.
+"""
+
+import math
 
 import numpy as np
+from PIL import Image
+
+from acmix_jax.data import photos
+
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-def shift(example: dict, rng: np.random.Generator, pixels: int) -> dict:
+def shift(image: np.ndarray, rng: np.random.Generator, pixels: int) -> np.ndarray:
     """Moves the image by up to `pixels` in each direction; zeros come in from outside."""
-    image = example["image"]
     height, width = image.shape[:2]
     y, x = rng.integers(0, 2 * pixels + 1, size=2)
     padded = np.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0)))
-    return {**example, "image": padded[y : y + height, x : x + width]}
+    return padded[y : y + height, x : x + width]
 
 
-def flip(example: dict, rng: np.random.Generator) -> dict:
+def flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Mirrors every other image, left to right."""
-    return {**example, "image": example["image"][:, ::-1]} if rng.random() < 0.5 else example
+    return image[:, ::-1] if rng.random() < 0.5 else image
+
+
+def random_resized_crop(image, rng: np.random.Generator, size: int, scale, interpolation: str) -> np.ndarray:
+    """A random part of the image, of 3:4 to 4:3, as a square (Szegedy et al., CVPR 2015; as in torchvision).
+
+    Args:
+      image: a Photo or an array.
+      size: of the result, in pixels.
+      scale: smallest and largest part of the area.
+      interpolation: "bilinear" or "bicubic".
+    """
+    return _resize_part(image, _random_box(_size(image), rng, scale), (size, size), interpolation)
+
+
+def center_crop(image, size: int, resize: int, interpolation: str) -> np.ndarray:
+    """The middle `size` x `size` pixels of the image after its shorter side was made `resize`; for evaluation."""
+    image = to_array(image)
+    height, width = image.shape[:2]
+    resized = [max(size, int(resize * side / min(height, width))) for side in (height, width)]
+    image = _resize_part(image, (0, 0, height, width), resized, interpolation)
+    top, left = (round((side - size) / 2) for side in resized)
+    return image[top : top + size, left : left + size]
+
+
+def resize(image, size: int, interpolation: str) -> np.ndarray:
+    """The whole image as a square, whatever its shape."""
+    height, width = _size(image)
+    return _resize_part(image, (0, 0, height, width), (size, size), interpolation)
+
+
+def to_array(image) -> np.ndarray:
+    """As it is."""
+    return photos.decode(image) if isinstance(image, photos.Photo) else image
+
+
+def _random_box(size, rng, scale):
+    """Top, left, bottom, right; after ten parts that do not fit, the largest one in the middle that does."""
+    height, width = size
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < h <= height and 0 < w <= width:
+            top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
+            return top, left, top + h, left + w
+    h, w = min(height, round(width / (3 / 4))), min(width, round(height * 4 / 3))
+    top, left = (height - h) // 2, (width - w) // 2
+    return top, left, top + h, left + w
+
+
+def _resize_part(image, box, size, interpolation):
+    """The part `box` of an image, in pixels that may be fractions, at another size, anti-aliased."""
+    top, left, bottom, right = box
+    if isinstance(image, photos.Photo):
+        shortest = min((bottom - top) / size[0], (right - left) / size[1])
+        shrink = next(s for s in (8, 4, 2, 1) if shortest >= s or s == 1)
+        full = photos.size(image)
+        image = photos.decode(image, shrink)
+        y, x = image.shape[0] / full[0], image.shape[1] / full[1]
+        top, left, bottom, right = top * y, left * x, min(bottom * y, image.shape[0]), min(right * x, image.shape[1])
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    resized = picture.resize(size[::-1], RESAMPLING[interpolation], box=(left, top, right, bottom))
+    return np.asarray(resized).reshape(*size, -1)
+
+
+def _size(image):
+    return photos.size(image) if isinstance(image, photos.Photo) else image.shape[:2]

@@ -1,10 +1,13 @@
-"""From a named data set to batches, through Grain: deterministic in the seed, resumable at any batch.
+"""From a named data set to batches, through Grain. Which images a batch holds, and how each of them is changed, follows
+from the seed and the number of the step alone: not from the number of processes, workers or threads.
 
-A batch is a dict of NumPy arrays, this process's share of the global batch: "image" uint8 `[B, H, W, C]`, "label"
-int32 `[B]`, and in evaluation "mask" float32 `[B]`, 0 for rows that only fill up the last batch.
+A batch is a dict of NumPy arrays, this process's share of the global batch: "image" uint8 `[B, H, W, C]`, "label" and
+"index" (place in the source) int32 `[B]`, and in evaluation "mask" float32 `[B]`, 0 for rows that only fill up the last
+batch. With `damaged="skip"`, "skipped" int32 `[B]` counts the damaged images that each row stands for.
 """
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import grain
@@ -12,14 +15,25 @@ import jax
 import numpy as np
 
 from acmix_jax.data import augment, digits, fashion_mnist
+from acmix_jax.data.folder import FolderSource
+from acmix_jax.data.photos import DamagedImage
+from acmix_jax.data.rand_augment import rand_augment
+from acmix_jax.data.records import RecordSource
 from acmix_jax.data.tfds import TfdsSource
 from acmix_jax.errors import UserError, check_choice
 
-SOURCES = {"digits": digits.load, "fashion_mnist": fashion_mnist.load}
+SOURCES = {
+    "digits": digits.load, "fashion_mnist": fashion_mnist.load,
+    "folder": lambda split, directory: FolderSource(directory, split),
+    "records": lambda split, directory: RecordSource(directory, split),
+}  # fmt: skip
+
+grain.config.update("py_traceback_filtering", "off")  # it would add lines to the messages of our errors
+_ENDLESS = 2**62  # rows; Grain wants a length
 
 
 def open_source(config, split: str):
-    """The random-access examples of `config.source` ("digits", "fashion_mnist", "tfds:NAME"), "train" or "test".
+    """The random-access examples of `config.source`, split "train" or "test".
 
     Raises:
       UserError: unknown source, absent files, or more classes than `config.num_classes`.
@@ -34,31 +48,115 @@ def open_source(config, split: str):
     return source
 
 
-def train_batches(source, config, batch_size: int, seed: int) -> grain.DatasetIterator:
-    """Endless shuffled and augmented batches.
+def train_batches(source, config, batch_size: int, seed: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    """Endless shuffled and augmented batches, from that of step `start` on.
 
-    Each pass over the data has its own order, and batches run across its end, so that no example is left out.
-    The iterator's `get_state` and `set_state` continue it at any batch.
+    Each pass over the data has its own order, and batches run across its end, so that no example is left out. With
+    `config.repeats` of 3, each image comes three times in a row with other changes, and a pass of as many rows as
+    there are images ends after a third of them (repeated augmentation, as in DeiT).
     """
-    examples = grain.MapDataset.source(source).seed(seed).shuffle()
-    examples = examples[jax.process_index() :: jax.process_count()].repeat()
-    if config.shift:
-        examples = examples.random_map(partial(augment.shift, pixels=config.shift))
-    if config.flip:
-        examples = examples.random_map(augment.flip)
-    batches = examples.batch(batch_size // jax.process_count(), drop_remainder=True)
-    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=16)))
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+
+    def example(row: int) -> dict:
+        position = _global_row(row, batch_size)
+        epoch, place = divmod(position, len(source))
+        index = order[epoch * len(source) + place // config.repeats]
+        return _train_example(source, config, index, np.random.default_rng((seed, position)))
+
+    first = start * _share(batch_size)
+    return _watched(_batches(grain.MapDataset.range(_ENDLESS)[first:].map(example), config, batch_size))
+
+
+def example_batch(source, config) -> dict[str, np.ndarray]:
+    """A training batch of one, for its shapes."""
+    return {name: value[None] for name, value in _train_example(source, config, 0, np.random.default_rng(0)).items()}
 
 
 def eval_batches(source, config, batch_size: int) -> Iterable[dict[str, np.ndarray]]:
     """Every example exactly once, in order, whatever the batch size and the number of processes."""
-    share = batch_size // jax.process_count()
-    count = -(-len(source) // batch_size)
+    change = partial(_change_for_evaluation, config)
 
     def example(row: int) -> dict:
-        index = row // share * batch_size + jax.process_index() * share + row % share
+        index = _global_row(row, batch_size)
         real = index < len(source)
-        return {**source[index if real else 0], "mask": np.float32(real)}
+        return {**_load(source, index if real else 0, "fail", change), "mask": np.float32(real)}
 
-    batches = grain.MapDataset.range(count * share).map(example).batch(share)
-    return batches.to_iter_dataset(grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=16))
+    count = -(-len(source) // batch_size) * _share(batch_size)
+    return _batches(grain.MapDataset.range(count).map(example), config, batch_size)
+
+
+def _watched(batches):
+    """The same batches, with an error that tells what to do if a worker is gone."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "Worker process" not in str(error):
+            raise
+        raise UserError(
+            f"a worker process of the input ended ({error}); if memory ran out, lower --config.data.workers; "
+            "the same command continues from the last checkpoint"
+        ) from error
+
+
+def _share(batch_size):
+    """Rows of a global batch that this process makes."""
+    return batch_size // jax.process_count()
+
+
+def _global_row(row, batch_size):
+    """The place among the rows of all processes of a row of this one."""
+    step, place = divmod(row, _share(batch_size))
+    return step * batch_size + jax.process_index() * _share(batch_size) + place
+
+
+def _batches(rows, config, batch_size):
+    threads = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=16)
+    batches = rows.batch(_share(batch_size)).to_iter_dataset(threads)
+    if config.workers:
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(config.workers, per_worker_buffer_size=4))
+    return batches
+
+
+def _load(source, index, damaged, change):
+    """An example with its image changed; where that is damaged and may be skipped, the next one that is not."""
+    for skipped in range(len(source)):
+        example = source[(index + skipped) % len(source)]
+        try:
+            example = {**example, "image": change(example["image"]), "index": np.int32(index + skipped) % len(source)}
+        except DamagedImage as error:
+            if damaged == "fail":
+                raise UserError(f"{error}; replace or remove it, or set --config.data.damaged=skip") from error
+            print(f"warning: {error}; the next one takes its place", file=sys.stderr)
+        else:
+            return example if damaged == "fail" else {**example, "skipped": np.int32(skipped)}
+    raise UserError("every image is damaged")
+
+
+def _train_example(source, config, index, rng):
+    return _load(source, index, config.damaged, lambda image: _change_for_training(config, image, rng))
+
+
+def _change_for_training(config, image, rng):
+    size, interpolation = config.image_size, config.interpolation
+    if config.random_crop:
+        image = augment.random_resized_crop(image, rng, size, config.crop_scale, interpolation)
+    elif size:
+        image = augment.resize(image, size, interpolation)
+    else:
+        image = augment.to_array(image)
+    if config.shift:
+        image = augment.shift(image, rng, config.shift)
+    if config.flip:
+        image = augment.flip(image, rng)
+    if config.rand_augment:
+        fill = tuple(min(255, round(255 * mean)) for mean in config.mean)
+        image = rand_augment(image, rng, fill, augment.RESAMPLING[interpolation])
+    return image
+
+
+def _change_for_evaluation(config, image):
+    if not config.image_size:
+        return augment.to_array(image)
+    if not config.eval_resize:
+        return augment.resize(image, config.image_size, config.interpolation)
+    return augment.center_crop(image, config.image_size, config.eval_resize, config.interpolation)

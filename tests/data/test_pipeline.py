@@ -1,12 +1,14 @@
 import itertools
+import multiprocessing
 
 import numpy as np
 import pytest
 
-from acmix_jax.data import augment, pipeline
+from acmix_jax.data import pipeline
 from acmix_jax.data.arrays import ArraySource
 from acmix_jax.errors import UserError
 from configs import common
+from tests.photographs import write_folder
 
 
 @pytest.fixture
@@ -41,18 +43,60 @@ def test_the_seed_decides_the_order_and_the_augmentation(settings):
     assert (images(0) != images(1)).any()
 
 
-def test_the_iterator_continues_from_its_state(settings):
+def assert_same(found, wanted):
+    for a, b in zip(found, wanted, strict=True):
+        assert set(a) == set(b)
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_continue_from_any_step(settings, workers):
+    """With any number of workers: a run may go on with another one."""
     settings.shift = 2
-    whole = pipeline.train_batches(numbered(10), settings, batch_size=4, seed=0)
-    for _ in range(3):
-        next(whole)
-    state = whole.get_state()
-    continued = pipeline.train_batches(numbered(10), settings, batch_size=4, seed=0)
-    continued.set_state(state)
-    for _ in range(3):
-        wanted, found = next(whole), next(continued)
-        np.testing.assert_array_equal(found["label"], wanted["label"])
-        np.testing.assert_array_equal(found["image"], wanted["image"])
+    whole = list(itertools.islice(pipeline.train_batches(numbered(10), settings, batch_size=4, seed=0), 6))
+    settings.workers = workers
+    continued = pipeline.train_batches(numbered(10), settings, batch_size=4, seed=0, start=3)
+    assert_same(itertools.islice(continued, 3), whole[3:])
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_batches_of_one(settings, monkeypatch, processes):
+    settings.shift = 2
+    whole = list(itertools.islice(pipeline.train_batches(numbered(10), settings, batch_size=8, seed=0), 4))
+    monkeypatch.setattr("jax.process_count", lambda: processes)
+    shares = []
+    for process in range(processes):
+        monkeypatch.setattr("jax.process_index", lambda process=process: process)
+        batches = pipeline.train_batches(numbered(10), settings, batch_size=8, seed=0)
+        shares.append(list(itertools.islice(batches, 4)))
+    joined = [{name: np.concatenate([b[name] for b in step]) for name in step[0]} for step in zip(*shares, strict=True)]
+    assert_same(joined, whole)
+
+
+def test_repeated_augmentation_shows_a_third_of_the_images_three_times(settings):
+    settings.repeats, settings.shift = 3, 2
+    first, second = itertools.islice(pipeline.train_batches(numbered(12), settings, batch_size=12, seed=0), 2)
+    for batch in (first, second):
+        assert (np.bincount(batch["label"], minlength=12).reshape(-1) % 3 == 0).all()
+        assert len(set(batch["label"].tolist())) == 4
+        assert len({image.tobytes() for image in batch["image"]}) > 4
+    assert set(first["label"].tolist()) != set(second["label"].tolist())
+
+
+def test_a_damaged_image_ends_the_run_or_gives_its_place_to_the_next(settings, tmp_path, capfd):
+    folder = write_folder(tmp_path, train=4, test=1)
+    (folder / "train" / "flower" / "0001.JPEG").write_bytes(b"")  # index 5
+    settings.source, settings.dir, settings.image_size = "folder", str(folder), 8
+    source = pipeline.open_source(settings, "train")
+    message = r"^image .*/train/flower/0001.JPEG is damaged \(it is empty\); .* --config.data.damaged=skip$"
+    with pytest.raises(UserError, match=message):
+        list(itertools.islice(pipeline.train_batches(source, settings, batch_size=12, seed=0), 1))
+    settings.damaged = "skip"
+    (batch,) = itertools.islice(pipeline.train_batches(source, settings, batch_size=12, seed=0), 1)
+    assert sorted(batch["index"].tolist()) == [0, 1, 2, 3, 4, 6, 6, 7, 8, 9, 10, 11]
+    assert batch["skipped"].sum() == 1
+    assert "flower/0001.JPEG is damaged (it is empty); the next one takes its place" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 10, 16])
@@ -75,18 +119,27 @@ def test_evaluation_shared_by_two_processes_counts_each_example_once(settings, m
     assert sorted(seen) == list(range(size))
 
 
-def test_shift_moves_and_flip_mirrors():
-    image = np.zeros((5, 5, 1), np.uint8)
-    image[2, 2] = 1
-    rng = np.random.default_rng(0)
-    places = {tuple(np.argwhere(augment.shift({"image": image}, rng, 1)["image"])[0][:2]) for _ in range(200)}
-    assert places == set(itertools.product((1, 2, 3), repeat=2))
-    image[2, 0] = 1
-    flips = [augment.flip({"image": image}, rng)["image"][2, 4, 0] for _ in range(200)]
-    assert 60 < sum(flips) < 140
-
-
 def test_an_unknown_source_is_named(settings):
     settings.source = "digit"
     with pytest.raises(UserError, match="unknown data source 'digit'; did you mean digits"):
         pipeline.open_source(settings, "train")
+
+
+def test_an_error_in_a_worker_keeps_its_message(settings, tmp_path):
+    folder = write_folder(tmp_path, train=1, test=1)
+    (folder / "train" / "flower" / "0000.JPEG").write_bytes(b"no image")
+    settings.source, settings.dir, settings.image_size, settings.workers = "folder", str(folder), 8, 1
+    source = pipeline.open_source(settings, "train")
+    with pytest.raises(UserError, match=r"flower/0000.JPEG is damaged \(it is no image\)"):
+        next(pipeline.train_batches(source, settings, batch_size=3, seed=0))
+
+
+def test_a_worker_that_is_killed_is_noticed(settings):
+    settings.workers = 2
+    batches = pipeline.train_batches(numbered(10), settings, batch_size=4, seed=0)
+    next(batches)
+    for child in multiprocessing.active_children():
+        child.kill()
+    with pytest.raises(UserError, match="a worker process .* ended"):
+        for _ in range(100):
+            next(batches)
