@@ -6,22 +6,33 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import optax
 
 from acmix_jax.errors import check_choice
 
 
-def learning_rate_schedule(config, total_steps: int, steps_per_epoch: float) -> Callable[[int], jax.Array]:
-    """Linear from `warmup_start` times the peak over `warmup_epochs`, then a cosine to zero (the released ResNet)."""
-    warmup = min(round(config.warmup_epochs * steps_per_epoch), total_steps)
-    peak = config.learning_rate
-    return optax.join_schedules(
-        [
-            optax.linear_schedule(config.warmup_start * peak, peak, warmup),
-            optax.cosine_decay_schedule(peak, max(1, total_steps - warmup)),
-        ],
-        [warmup],
-    )
+def learning_rate_schedule(
+    config, num_epochs: float, steps_per_epoch: float, batch_size: int
+) -> Callable[[int], jax.Array]:
+    """A linear warm-up and a cosine; with the fields of `config` as each family's released code has them.
+
+    ResNet: by step, the cosine restarts at the peak after the warm-up. SAN: by epoch, no warm-up. PVT: by epoch, and
+    Swin: by step, the cosine goes on where it would be without the warm-up, to a hundredth of the peak.
+    """
+    peak = config.learning_rate * (batch_size / config.reference_batch if config.reference_batch else 1)
+    warmup = min(config.warmup_epochs, num_epochs)
+    begin = warmup if config.restart else 0.0
+
+    def learning_rate(step):
+        epoch = step / steps_per_epoch
+        epoch = jnp.floor(epoch + 1e-6) if config.per_epoch else epoch
+        done = jnp.clip((epoch - begin) / max(num_epochs - begin, 1e-9), 0, 1)
+        cosine = config.final + (1 - config.final) * (1 + jnp.cos(jnp.pi * done)) / 2
+        linear = config.warmup_start + (1 - config.warmup_start) * epoch / max(warmup, 1e-9)
+        return peak * jnp.where(epoch < warmup, linear, cosine)
+
+    return learning_rate
 
 
 def decay_mask(params: Any, skip: str) -> Any:
@@ -42,5 +53,8 @@ def make_optimizer(config, schedule: Callable[[int], jax.Array]) -> optax.Gradie
         return decay_mask(params, config.no_decay)
 
     if config.name == "adamw":
-        return optax.adamw(schedule, weight_decay=config.weight_decay, mask=mask)
-    return optax.chain(optax.add_decayed_weights(config.weight_decay, mask), optax.sgd(schedule, config.momentum))
+        steps = [optax.adamw(schedule, weight_decay=config.weight_decay, mask=mask)]
+    else:
+        steps = [optax.add_decayed_weights(config.weight_decay, mask), optax.sgd(schedule, config.momentum)]
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    return optax.chain(*clip, *steps)

@@ -14,15 +14,47 @@ def settings():
     return settings
 
 
+def rates(settings, steps, **run):
+    rate = optim.learning_rate_schedule(
+        settings, **{"num_epochs": 20.0, "steps_per_epoch": 5.0, "batch_size": 64} | run
+    )
+    return [float(rate(step)) for step in steps]
+
+
 def test_learning_rate_at_named_steps(settings):
-    rate = optim.learning_rate_schedule(settings, total_steps=100, steps_per_epoch=5.0)
-    found = [float(rate(step)) for step in (0, 5, 10, 55, 100)]  # start, half-way up, peak, half-way down, end
+    found = rates(settings, (0, 5, 10, 55, 100))  # start, half-way up, peak, half-way down, end
     np.testing.assert_allclose(found, [0.1, 0.25, 0.4, 0.2, 0.0], atol=1e-6)
 
 
+def test_without_a_restart_the_cosine_goes_on_where_it_would_be(settings):
+    settings.restart, settings.final = False, 0.1
+    wanted = [0.1, 0.25, 0.04 + 0.18 * (1 + np.cos(np.pi / 10)), 0.22, 0.04]
+    np.testing.assert_allclose(rates(settings, (0, 5, 10, 50, 100)), wanted, atol=1e-6)
+
+
+def test_by_epoch_the_rate_is_constant_within_each(settings):
+    settings.per_epoch = True
+    found = rates(settings, range(100))
+    assert all(len(set(epoch)) == 1 for epoch in np.reshape(found, (20, 5)))
+    np.testing.assert_allclose(found[5:10], 0.25, atol=1e-6)
+    np.testing.assert_allclose(rates(settings, (30, 33, 34), steps_per_epoch=10 / 3)[:2], 2 * [found[45]], atol=1e-6)
+
+
+def test_the_rate_is_in_proportion_to_the_batch(settings):
+    settings.reference_batch = 128
+    np.testing.assert_allclose(rates(settings, (10,), batch_size=512), [1.6], rtol=1e-6)
+
+
 def test_a_run_shorter_than_its_warmup_ends_on_the_way_up(settings):
-    rate = optim.learning_rate_schedule(settings, total_steps=3, steps_per_epoch=5.0)
-    assert [round(float(rate(step)), 4) for step in range(4)] == [0.1, 0.2, 0.3, 0.4]
+    assert [round(x, 4) for x in rates(settings, range(4), num_epochs=0.6)] == [0.1, 0.2, 0.3, 0.4]
+
+
+def test_a_long_gradient_is_clipped(settings):
+    settings.clip_norm, settings.momentum, settings.weight_decay = 5.0, 0.0, 0.0
+    optimizer = optim.make_optimizer(settings, lambda step: 1.0)
+    params = {"kernel": jnp.zeros(2)}
+    updates, _ = optimizer.update({"kernel": jnp.array([30.0, 40.0])}, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], [-3, -4], rtol=1e-6)
 
 
 def test_alpha_and_beta_do_not_decay(settings):

@@ -7,15 +7,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from acmix_jax.data import mixing
 from acmix_jax.errors import check_choice
 from acmix_jax.models import create_model
 from acmix_jax.tasks.base import Batch, Variables
 
 
-def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
-    """1 - s for the true class and s / (K - 1) for each other (as released), float32 `[B, K]` from int `[B]`."""
-    others = smoothing / (num_classes - 1)
-    return jax.nn.one_hot(labels, num_classes) * (1 - smoothing - others) + others
+def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float, over_all: bool = False) -> jax.Array:
+    """Targets float32 `[B, K]` from int `[B]`, of which a part s is spread.
+
+    Each wrong class gets s / (K - 1) (ResNet and SAN, as released); or, `over_all`, each class s / K (PVT and Swin).
+    """
+    each = smoothing / (num_classes if over_all else num_classes - 1)
+    return jax.nn.one_hot(labels, num_classes) * (1 - smoothing - (0 if over_all else each)) + each
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,17 @@ class Classification:
 
     Attributes:
       model: images float `[B, H, W, C]` to logits float32 `[B, num_classes]`.
-      label_smoothing: s of `smooth_labels`.
+      label_smoothing, label_smoothing_over_all: see `smooth_labels`.
+      random_erasing, mixup, cutmix: see data/mixing.py; 0 for none.
       mean, std: of the pixels, one or C values, on the scale from 0 to 1.
     """
 
     model: nn.Module
     label_smoothing: float
+    label_smoothing_over_all: bool
+    random_erasing: float
+    mixup: float
+    cutmix: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -39,18 +48,33 @@ class Classification:
         fields = config.acmix.to_dict() if config.model.startswith("acmix_") else {}
         fields = {name: value for name, value in fields.items() if value is not None}
         model = create_model(
-            config.model, config.data.num_classes, jnp.dtype(config.dtype), config.drop_path, config.dropout, **fields
+            config.model,
+            config.data.num_classes,
+            jnp.dtype(config.dtype),
+            config.drop_path,
+            config.dropout,
+            config.remat,
+            **fields,
         )
-        return cls(model, config.label_smoothing, tuple(config.data.mean), tuple(config.data.std))
+        of_loss = ("label_smoothing", "label_smoothing_over_all", "random_erasing", "mixup", "cutmix")
+        fields = {name: config[name] for name in of_loss}
+        return cls(model, **fields, mean=tuple(config.data.mean), std=tuple(config.data.std))
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         return self.model.init(key, self._normalise(batch["image"]), train=False)
 
     def loss(self, variables: Variables, batch: Batch, rngs: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
-        logits, changed = self.model.apply(
-            variables, self._normalise(batch["image"]), train=True, rngs=rngs, mutable=["batch_stats"]
+        images = self._normalise(batch["image"])
+        targets = smooth_labels(
+            batch["label"], self.model.num_classes, self.label_smoothing, self.label_smoothing_over_all
         )
-        targets = smooth_labels(batch["label"], logits.shape[-1], self.label_smoothing)
+        erasing, mixing_key = jax.random.split(rngs["augment"])
+        if self.random_erasing:
+            images = mixing.erase(images, erasing, self.random_erasing)
+        if self.mixup or self.cutmix:
+            images, targets = mixing.mix(images, targets, mixing_key, self.mixup, self.cutmix)
+        rngs = {"dropout": rngs["dropout"]}
+        logits, changed = self.model.apply(variables, images, train=True, rngs=rngs, mutable=["batch_stats"])
         loss = -(targets * jax.nn.log_softmax(logits)).sum(axis=-1).mean()
         correct = (logits.argmax(axis=-1) == batch["label"]).mean()
         return loss, ({"loss": loss, "top1": 100 * correct}, changed)
