@@ -38,6 +38,12 @@ def scalars(params: Any) -> dict[str, float]:
     return {f"alpha/{x.name}": x.alpha for x in layers} | {f"beta/{x.name}": x.beta for x in layers}
 
 
+def from_scalars(row: dict[str, Any]) -> list[Layer]:
+    """The inverse of `scalars`, from a row of metrics.jsonl."""
+    names = [key.removeprefix("alpha/") for key in row if key.startswith("alpha/")]
+    return [Layer(name, row[f"alpha/{name}"], row[f"beta/{name}"]) for name in names]
+
+
 def write(layers: list[Layer], title: str, folder: Path) -> tuple[Path, Path]:
     """Writes alpha_beta.csv and alpha_beta.png into `folder` and returns their paths."""
     table, picture = folder / "alpha_beta.csv", folder / "alpha_beta.png"

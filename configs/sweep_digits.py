@@ -1,0 +1,23 @@
+"""Six short runs on digits: learning rate by window size. A sweep to copy; see experiments/sweep.py.
+
+python -m experiments.sweep --config=configs/sweep_digits.py --workdir=runs/sweep --parallel=2
+"""
+
+from configs import common
+
+
+def get_config():
+    config = common.get_config()
+    config.model = "acmix_resnet14_stem1"
+    config.data.mean = [0.305]
+    config.data.std = [0.376]
+    config.num_epochs = 4.0
+    config.optimizer.warmup_epochs = 0.5
+    config.eval_every = 0
+    return config
+
+
+def sweep():
+    for window_size in (3, 7):
+        for learning_rate in (0.01, 0.03, 0.1):
+            yield {"acmix.window_size": window_size, "optimizer.learning_rate": learning_rate}
