@@ -34,6 +34,7 @@ def create_model(
     dtype: Any = jnp.float32,
     drop_path: float | None = None,
     dropout: float = 0.0,
+    remat: bool = False,
     **acmix: Any,
 ) -> Classifier:
     """Builds a classifier as a Linen module.
@@ -44,6 +45,7 @@ def create_model(
       dtype: type of the computation; parameters stay in float32.
       drop_path: rate of the last block of Swin and PVT; None for the model's own.
       dropout: rate in Swin and PVT.
+      remat: compute each block again for its gradient: less memory, more time.
       **acmix: fields of `layers.acmix.ACmix` or of its attention to change in every block, only for models named
         acmix_*: paths, kernel_size, shift_form, shift_init; window_size (not PVT); num_heads, attention_form (ResNet).
 
@@ -59,7 +61,9 @@ def create_model(
     rates = {"drop_path": drop_path, "dropout": dropout}
     if not family.drops and any(rates.values()):
         raise UserError(f"{name} has neither drop path nor dropout; leave drop_path at None and dropout at 0")
-    backbone = family.build(plain, name != plain, dtype=dtype, **(rates if family.drops else {}), **acmix)
+    backbone = family.build(plain, name != plain, dtype=dtype, **(rates if family.drops else {}), **acmix).clone(
+        remat=remat
+    )
     return Classifier(backbone, num_classes, dtype=dtype, **family.head)
 
 

@@ -82,3 +82,23 @@ def test_all_models_learn(name, monkeypatch):
     backbone, plain, variant = cut(name)
     monkeypatch.setitem(backbone.VARIANTS, plain, variant)
     check(name, 32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["acmix_resnet14_stem1", "acmix_san5_stem1", "acmix_pvt_micro_patch2", "acmix_swin_micro_patch2"]
+)
+def test_remat_has_the_same_parameters_and_gradients(name):
+    images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    gradients = []
+    for remat in (False, True):
+        model = acmix_jax.create_model(name, num_classes=10, remat=remat)
+        variables = jax.jit(model.init)(jax.random.key(0), images)
+        rngs = {"dropout": jax.random.key(1)}
+
+        def loss(params, model=model, rest=variables, rngs=rngs):
+            logits, _ = model.apply({**rest, "params": params}, images, train=True, rngs=rngs, mutable=["batch_stats"])
+            return (logits**2).sum()
+
+        gradients.append(jax.jit(jax.grad(loss))(variables["params"]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *gradients)

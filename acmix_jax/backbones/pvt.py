@@ -97,6 +97,7 @@ class PVT(nn.Module):
       drop_path: rate for the last block; None is the variant's own.
       dropout: rate after the position embeddings, the mixing layers and in the perceptrons.
       dtype: type of the computation; parameters stay in float32.
+      remat: compute each block again for its gradient instead of keeping what is inside: less memory, more time.
     """
 
     variant: Variant
@@ -104,6 +105,7 @@ class PVT(nn.Module):
     drop_path: float | None = None
     dropout: float = 0.0
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -119,6 +121,7 @@ class PVT(nn.Module):
         rate = variant.drop_path if self.drop_path is None else self.drop_path
         x, grid, features = images.astype(self.dtype), variant.image_size, {}
         self._check_size(images.shape[1:3])
+        make_block = nn.remat(Block, static_argnums=(2, 3, 4)) if self.remat else Block
         for stage, rates in enumerate(drop_path_rates(rate, variant.depths)):
             width, patch, name = variant.widths[stage], variant.patch_sizes[stage], f"stage{stage + 1}"
             x = patch_conv(width, patch, self.dtype, x.shape[-1], name=f"{name}_embed")(x)
@@ -133,7 +136,7 @@ class PVT(nn.Module):
             x += _interpolate(position, tokens, grid, rows, columns).astype(self.dtype)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
             for block, block_rate in enumerate(rates):
-                x = Block(
+                x = make_block(
                     variant.num_heads[stage], variant.reductions[stage], variant.mlp_ratios[stage], self.mixer,
                     block_rate, self.dropout, self.dtype, name=f"{name}_block{block + 1}",
                 )(x, rows, columns, train)  # fmt: skip

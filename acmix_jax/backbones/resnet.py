@@ -75,11 +75,13 @@ class ResNet(nn.Module):
       variant: sizes, see VARIANTS.
       mixer: makes the layer in the middle of each block, from keywords features, stride, dtype and name.
       dtype: type of the computation; parameters and BatchNorm statistics stay in float32.
+      remat: compute each block again for its gradient instead of keeping what is inside: less memory, more time.
     """
 
     variant: Variant
     mixer: Callable[..., nn.Module] = conv3x3
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -99,12 +101,13 @@ class ResNet(nn.Module):
         x = nn.relu(norm(self._stem()(images.astype(self.dtype))))
         if self.variant.stem == "imagenet":
             x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        make_block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
         features = {}
         for stage, depth in enumerate(self.variant.depths):
             for block in range(depth):
                 stride = 2 if stage > 0 and block == 0 else 1
                 name = f"stage{stage + 1}_block{block + 1}"
-                x = Bottleneck(self.variant.width * 2**stage, stride, self.mixer, self.dtype, name=name)(x, train)
+                x = make_block(self.variant.width * 2**stage, stride, self.mixer, self.dtype, name=name)(x, train)
             features[f"c{stage + 2}"] = x
         return features
 

@@ -74,6 +74,7 @@ class SAN(nn.Module):
       attention: the kind, PatchwiseAttention or PairwiseAttention; gets window_size and train.
       window_size: replaces the 7 of all stages but the first, if given.
       dtype: type of the computation; parameters and BatchNorm statistics stay in float32.
+      remat: compute each block again for its gradient instead of keeping what is inside: less memory, more time.
     """
 
     variant: Variant
@@ -81,6 +82,7 @@ class SAN(nn.Module):
     attention: Callable[..., nn.Module]
     window_size: int | None = None
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -101,6 +103,7 @@ class SAN(nn.Module):
         )
         x = conv1x1(self.variant.widths[0], name="stem_conv")(images.astype(self.dtype))
         x = nn.relu(norm(name="stem_norm")(x))
+        make_block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         features = {}
         for stage, depth in enumerate(self.variant.depths):
             if stage > 0 or self.variant.first_pool:
@@ -111,7 +114,7 @@ class SAN(nn.Module):
                 window_size = self.window_size
             for block in range(depth):
                 name = f"stage{stage + 1}_block{block + 1}"
-                x = Block(window_size, self.mixer, self.attention, self.dtype, name=name)(x, train)
+                x = make_block(window_size, self.mixer, self.attention, self.dtype, name=name)(x, train)
             x = nn.relu(norm(name=f"stage{stage + 1}_norm")(x))
             if stage > 0:
                 features[f"c{stage + 1}"] = x

@@ -95,6 +95,7 @@ class Swin(nn.Module):
       drop_path: rate for the last block; None is the variant's own.
       dropout: rate after the patch embedding, the mixing layers and in the perceptrons.
       dtype: type of the computation; parameters stay in float32.
+      remat: compute each block again for its gradient instead of keeping what is inside: less memory, more time.
     """
 
     variant: Variant
@@ -103,6 +104,7 @@ class Swin(nn.Module):
     drop_path: float | None = None
     dropout: float = 0.0
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -113,12 +115,13 @@ class Swin(nn.Module):
         x = layer_norm(1e-5, dtype=self.dtype, name="patch_norm")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         rate = variant.drop_path if self.drop_path is None else self.drop_path
+        make_block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         features = {}
         for stage, rates in enumerate(drop_path_rates(rate, variant.depths)):
             if stage > 0:
                 x = PatchMerging(self.dtype, name=f"stage{stage + 1}_merge")(x)
             for block, block_rate in enumerate(rates):
-                x = Block(
+                x = make_block(
                     variant.num_heads[stage], self.window_size, block % 2 == 1, self.mixer, block_rate, self.dropout,
                     self.dtype, name=f"stage{stage + 1}_block{block + 1}",
                 )(x, train)  # fmt: skip
