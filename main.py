@@ -10,7 +10,7 @@ from acmix_jax.errors import UserError, check_choice
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/digits.py.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; a run that is in it continues.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "inspect"], "What to do.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "inspect", "benchmark_input"], "What to do.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "To evaluate or inspect: latest, best or a step.")
 
 
@@ -18,11 +18,16 @@ def main(_) -> None:
     logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
     config, folder = CONFIG.value, Path(WORKDIR.value).absolute()
     try:
-        from acmix_jax import evaluate, preemption, train, workdir  # late: a mistake in the flags is told at once
+        # late: a mistake in the flags is told at once
+        from acmix_jax import benchmark_input, evaluate, preemption, processes, train, workdir
         from acmix_jax.analysis.inspection import inspect_checkpoint as inspect
 
+        if config:
+            processes.connect(config.distributed)
         if MODE.value == "train":
             train.train(config, folder)
+        elif MODE.value == "benchmark_input":
+            print(benchmark_input.benchmark_input(config))
         else:
             look = evaluate.evaluate_checkpoint if MODE.value == "eval" else inspect
             print(look(workdir.config_to_look_with(folder, config), folder, CHECKPOINT.value))
@@ -45,7 +50,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
         rest = flags.FLAGS(arguments)
         if not WORKDIR.value or "://" in WORKDIR.value:
             raise UserError(f"--workdir={WORKDIR.value or ''} is no folder of this machine; set --workdir=DIR")
-        if MODE.value == "train" and not CONFIG.value:
+        if MODE.value in ("train", "benchmark_input") and not CONFIG.value:
             raise UserError("--config=FILE is missing, such as --config=configs/digits.py")
     except (KeyError, AttributeError) as error:
         text = str(error.args[0]).strip("'\"").replace("\\'", "").replace("\\nDid", "; did")

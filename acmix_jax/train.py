@@ -1,6 +1,7 @@
 """The one training loop. It knows tasks and evaluators, never which ones."""
 
 import contextlib
+import io
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 import optax
 from clu import parameter_overview
 
-from acmix_jax import optim, sharding, warm_start, workdir
+from acmix_jax import environment, optim, processes, sharding, warm_start, workdir
 from acmix_jax.analysis import alpha_beta
 from acmix_jax.checkpoint import Checkpoints
 from acmix_jax.data import pipeline
@@ -36,16 +37,44 @@ def create_state(task: Task, optimizer: optax.GradientTransformation, batch: Any
     return TrainState(jnp.int32(0), params, variables, optimizer.init(params))
 
 
-def make_train_step(task: Task, optimizer: optax.GradientTransformation, schedule: Callable, seed: int) -> Callable:
-    """A pure function (state, batch) -> (state after one update, metrics of the batch before it)."""
+def make_train_step(
+    task: Task, optimizer: optax.GradientTransformation, schedule: Callable, seed: int, accumulate: int = 1
+) -> Callable:
+    """A pure function (state, batch) -> (state after one update, metrics of the batch before it).
+
+    With `accumulate` of k, the batch goes through the model in k parts, one after the other, whose gradients are
+    averaged: a k-th of the memory. BatchNorm then normalises by each part.
+    """
+
+    def gradients_of(params, model_state, batch, rngs):
+        def loss_of(params):
+            return task.loss({"params": params, **model_state}, batch, rngs)
+
+        (_, (metrics, model_state)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+        return gradients, metrics, model_state
+
+    def accumulated(params, model_state, batch, key):
+        # Every k-th row: each part then has rows of each device.
+        parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+
+        def add(total, part):
+            model_state, sums = total
+            number, batch = part
+            gradients, metrics, model_state = gradients_of(params, model_state, batch, _rngs(key, number))
+            return (model_state, jax.tree.map(jnp.add, sums, (gradients, metrics))), None
+
+        first = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(lambda: gradients_of(params, model_state, first, _rngs(key, 0))[:2])
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        (model_state, sums), _ = jax.lax.scan(add, (model_state, zeros), (jnp.arange(accumulate), parts))
+        return *jax.tree.map(lambda x: x / accumulate, sums), model_state
 
     def train_step(state, batch):
-        rngs = {"dropout": jax.random.fold_in(jax.random.key(seed), state.step)}
-
-        def loss_of(params):
-            return task.loss({"params": params, **state.model_state}, batch, rngs)
-
-        (_, (metrics, model_state)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        if accumulate > 1:
+            gradients, metrics, model_state = accumulated(state.params, state.model_state, batch, key)
+        else:
+            gradients, metrics, model_state = gradients_of(state.params, state.model_state, batch, _rngs(key, 0))
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics |= {
@@ -53,13 +82,19 @@ def make_train_step(task: Task, optimizer: optax.GradientTransformation, schedul
             "grad_norm": optax.tree.norm(gradients),
             "state_norm": optax.tree.norm((params, model_state)),  # finite only if what a checkpoint would hold is
         }
+        if "skipped" in batch:
+            metrics["images_skipped"] = batch["skipped"].sum()
         return TrainState(state.step + 1, params, model_state, opt_state), metrics
 
     return train_step
 
 
+def _rngs(key, part):
+    return {"dropout": jax.random.fold_in(key, 2 * part), "augment": jax.random.fold_in(key, 2 * part + 1)}
+
+
 def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> TrainState:
-    """Trains as the config says, continuing what `folder` holds of it; in one process, on all of its devices.
+    """Trains as the config says, continuing what `folder` holds of it; on all devices of all processes.
 
     Args:
       config: see configs/common.py.
@@ -76,57 +111,62 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
     check_config(config)
 
     # What to train, on what
-    mesh = sharding.make_mesh(config.batch_size, devices)
+    mesh = sharding.make_mesh(config.batch_size, config.fsdp, devices)
     source = pipeline.open_source(config.data, "train")
     eval_source = pipeline.open_source(config.data, "test")
     task, evaluator = create_task(config, pipeline.eval_batches(eval_source, config.data, config.batch_size))
-    batches = pipeline.train_batches(source, config.data, config.batch_size, config.seed)
-    example = {name: np.asarray(value)[None] for name, value in source[0].items()}  # a batch of one, for its shapes
+    example = pipeline.example_batch(source, config.data)
 
     # How
     steps_per_epoch = len(source) / config.batch_size
     total = max(1, round(config.num_epochs * steps_per_epoch))
-    schedule = optim.learning_rate_schedule(config.optimizer, total, steps_per_epoch)
+    schedule = optim.learning_rate_schedule(config.optimizer, config.num_epochs, steps_per_epoch, config.batch_size)
     optimizer = optim.make_optimizer(config.optimizer, schedule)
 
     with jax.set_mesh(mesh), StopSignal() as stop, contextlib.ExitStack() as closing:
         # The state: from the newest checkpoint, or fresh
-        everywhere = sharding.replicated(mesh)
-        init = jax.jit(partial(create_state, task, optimizer, example), out_shardings=everywhere)
-        key = jax.random.key(config.seed)
+        init, key = partial(create_state, task, optimizer, example), jax.random.key(config.seed)
         # Shapes first: a mistake in the model or in init_from shows before any file is made.
-        shapes = sharding.with_sharding(jax.eval_shape(init, key), everywhere)
+        shapes = jax.eval_shape(init, key)
+        layout = sharding.split_large(shapes, mesh)
+        shapes = sharding.with_sharding(shapes, layout)
         if config.init_from and not (folder / "config.json").exists():
             warm_start.read_into(shapes.variables, Path(config.init_from))
-        workdir.prepare(folder, config)
+        processes.first_does(lambda: workdir.prepare(folder, config, environment.describe()))
         checkpoints = Checkpoints(folder / "checkpoints", config.best_metric, config.keep_checkpoints)
         closing.enter_context(checkpoints)
-        state = checkpoints.restore(shapes, batches)
+        state = checkpoints.restore(shapes)
         if state is None:
-            state = init(key)
+            state = jax.jit(init, out_shardings=layout)(key)
             if config.init_from:
-                state = _start_from(Path(config.init_from), state, everywhere)
-            print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
+                state = _start_from(Path(config.init_from), state, layout)
+            if processes.is_first():
+                print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
         start = int(state.step)
-        progress = Progress(total, start, config.batch_size)
+        batches = pipeline.train_batches(source, config.data, config.batch_size, config.seed, start)
+        progress = Progress(total, start, config.batch_size, None if processes.is_first() else io.StringIO())
         if start == total:
             progress.say(f"finished before, at step {total}; see {folder}")
             return state
 
         # The loop. Steps are only queued here; the host waits for the device when it logs, evaluates or saves.
         train_step = jax.jit(
-            make_train_step(task, optimizer, schedule, config.seed), out_shardings=everywhere, donate_argnums=0
-        )
+            make_train_step(task, optimizer, schedule, config.seed, config.accumulate),
+            out_shardings=(layout, sharding.replicated(mesh)), donate_argnums=0,
+        )  # fmt: skip
         begin = time.monotonic()
         train_step = train_step.lower(shapes, sharding.batch_shapes(example, config.batch_size, mesh)).compile()
         progress.say(f"train step compiled in {time.monotonic() - begin:.1f} s; step {start} of {total} done")
         predict = make_predict(task, evaluator.keys, mesh)
-        writer = closing.enter_context(MetricsWriter(folder, start))
+        writer = closing.enter_context(MetricsWriter(folder, start)) if processes.is_first() else None
+        trace = closing.enter_context(_Trace(folder, config.profile_steps))
         pending = []
         progress.rate(start)
         for step in range(start + 1, total + 1):
+            trace.at(step, pending)
+            batch = sharding.put_batch(next(batches), mesh)
             with jax.transfer_guard("disallow"):
-                state, metrics = train_step(state, sharding.put_batch(next(batches), mesh))
+                state, metrics = train_step(state, batch)
             pending.append(metrics)
             stopping = stop.requested(step)
             evaluating = step == total or _due(step, config.eval_every)
@@ -142,21 +182,44 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
                 evaluation = evaluate(predict, state.variables, evaluator, mesh)
                 progress.say(f"step {step} evaluation: " + evaluator.summary())
                 scalars |= {f"eval_{name}": value for name, value in evaluation.items()}
-            writer.write(step, scalars)
+            if writer:
+                writer.write(step, scalars)
             if saving:
-                checkpoints.save(step, state, batches, evaluation)
+                checkpoints.save(step, state, evaluation)
             if stopping and step < total:
                 raise StopRequested(step, stop.exit_code)
             progress.rate(step)
     return state
 
 
-def _start_from(folder: Path, state: TrainState, sharding_of_state: jax.sharding.Sharding) -> TrainState:
+class _Trace(contextlib.AbstractContextManager):
+    """Traces the steps "first:last", for xprof and TensorBoard."""
+
+    def __init__(self, folder: Path, steps: str):
+        self._folder, self._running = folder, False
+        self._first, self._after = (int(step) + i for i, step in enumerate(steps.split(":"))) if steps else (0, 0)
+
+    def at(self, step: int, queued: Any) -> None:
+        """Starts or ends the trace before a step; `queued` are the results to wait for."""
+        if step in (self._first, self._after):
+            jax.block_until_ready(queued)
+            self.__exit__()
+            if step == self._first:
+                jax.profiler.start_trace(self._folder)
+                self._running = True
+
+    def __exit__(self, *_) -> None:
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()
+
+
+def _start_from(folder: Path, state: TrainState, layout: TrainState) -> TrainState:
     """The fresh state with the weights in `folder`; says what was taken."""
     variables, words = warm_start.read_into(state.variables, folder)
     print(f"init_from {words}", file=sys.stderr)
     params = variables.pop("params")
-    params, model_state = jax.device_put((params, variables), sharding_of_state)
+    params, model_state = jax.device_put((params, variables), (layout.params, layout.model_state))
     return state.replace(params=params, model_state=model_state)
 
 

@@ -3,10 +3,12 @@
 import re
 from typing import Any
 
-from acmix_jax.errors import UserError
+from acmix_jax.errors import UserError, check_choice
 
 _LOWEST = {  # field: smallest value that makes sense
     "batch_size": 1,
+    "accumulate": 1,
+    "fsdp": 1,
     "num_epochs": 0.0,
     "seed": 0,
     "keep_checkpoints": 2,  # one to fall back to if the newest is damaged
@@ -19,11 +21,20 @@ _LOWEST = {  # field: smallest value that makes sense
     "data.num_classes": 2,
     "data.shift": 0,
     "data.threads": 1,
+    "data.workers": 0,
+    "data.image_size": 0,
+    "data.eval_resize": 0,
+    "data.repeats": 1,
     "acmix.num_heads": 1,
     "acmix.window_size": 1,
     "acmix.kernel_size": 1,
     "optimizer.learning_rate": 0.0,
     "optimizer.warmup_epochs": 0.0,
+    "optimizer.reference_batch": 0,
+    "optimizer.clip_norm": 0.0,
+    "random_erasing": 0.0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
 }
 
 
@@ -42,8 +53,17 @@ def check_config(config: Any) -> None:
             raise UserError(f"--config.{field}={value} is too small; use at least {lowest}")
         if field in _BELOW_ONE and value is not None and value >= 1:
             raise UserError(f"--config.{field}={value} is too large; it is a part of 1, such as 0.1")
+    check_choice("data.interpolation", config.data.interpolation, ("bilinear", "bicubic"))
+    check_choice("data.damaged", config.data.damaged, ("fail", "skip"))
+    files = config.data.source in ("folder", "records")
+    if not config.data.image_size and (files or config.data.random_crop or config.data.rand_augment):
+        raise UserError("--config.data.image_size=0 leaves images of several sizes; set it, such as to 224")
+    if config.batch_size % config.accumulate:
+        raise UserError(f"--config.accumulate={config.accumulate} does not divide batch_size={config.batch_size}")
     if config.num_epochs == 0:
         raise UserError("--config.num_epochs=0 trains nothing; use a larger number, parts of an epoch count too")
+    if config.profile_steps and not re.fullmatch(r"\d+:\d+", config.profile_steps):
+        raise UserError(f"--config.profile_steps={config.profile_steps} is no range of steps, such as 100:110")
     try:
         re.compile(config.optimizer.no_decay)
     except re.error as error:

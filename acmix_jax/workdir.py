@@ -10,7 +10,8 @@ from acmix_jax.errors import UserError
 
 FREE = (
     "log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "best_metric", "data.dir", "data.threads",
-    "acmix.shift_form", "acmix.attention_form",
+    "data.workers", "acmix.shift_form", "profile_steps", "acmix.attention_form", "fsdp", "remat",
+    "distributed.coordinator", "distributed.num_processes", "distributed.process_id",
 )  # fmt: skip
 """Fields that do not change what a run computes (but for rounding), so a resumed run may set them anew."""
 
@@ -18,8 +19,11 @@ WEIGHTS = "weights.json"
 """Says what a folder of converted or folded weights holds; such a folder has no config.json."""
 
 
-def prepare(workdir: Path, config: Any) -> None:
+def prepare(workdir: Path, config: Any, environment: dict[str, Any]) -> None:
     """Creates the folder and writes config.json, or checks that the run in it has the same config.
+
+    Args:
+      environment: what the run runs on; goes into config.json under "environment", and may change.
 
     Raises:
       UserError: the folder cannot be written, or holds a run of another config.
@@ -31,9 +35,10 @@ def prepare(workdir: Path, config: Any) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            _check_same(workdir, json.loads(path.read_text()), config.to_dict(), FREE)
+            _check_same(workdir, _without_environment(json.loads(path.read_text())), config.to_dict(), FREE)
         written = path.with_suffix(".tmp")
-        written.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
+        content = config.to_dict() | {"environment": environment}
+        written.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
         written.replace(path)
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is damaged ({error}); choose another --workdir") from error
@@ -80,6 +85,7 @@ def describe(folder: Path) -> dict[str, Any]:
             found = json.loads((folder / name).read_text())
             if name == WEIGHTS:
                 return {key: found[key] for key in ("model", "num_classes")} | found  # these two must be there
+            found = _without_environment(found)
             return {"model": found["model"], "num_classes": found["data"]["num_classes"], "config": found}
         except (FileNotFoundError, NotADirectoryError):
             continue
@@ -110,6 +116,10 @@ def describe_weights(folder: Path, facts: dict[str, Any]) -> None:
         (folder / WEIGHTS).write_text(json.dumps(facts, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write to {str(folder)!r} ({error.strerror}); choose another --out") from error
+
+
+def _without_environment(found: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in found.items() if key != "environment"}
 
 
 def _check_same(workdir: Path, old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> None:

@@ -26,31 +26,58 @@ def get_config() -> ml_collections.ConfigDict:
     config.acmix.shift_init = True  # start the convolution as shifts (the paper); False as the released ResNet does
 
     config.data = ml_collections.ConfigDict()
-    config.data.source = "digits"  # digits, fashion_mnist or tfds:NAME
+    config.data.source = "digits"  # digits, fashion_mnist, folder (of images), records (of data.prepare) or tfds:NAME
     config.data.dir = ""  # folder of the files, for sources that need one
     config.data.num_classes = 10
     config.data.mean = [0.5]  # of the pixels on the scale 0 to 1; one value, or one for each channel
     config.data.std = [0.5]
+    config.data.image_size = 0  # height and width that images get; 0 leaves them as they are, all of one size
+    config.data.interpolation = "bilinear"  # or bicubic
+    config.data.random_crop = False  # training images are random parts of the source's, resized
+    config.data.crop_scale = [0.08, 1.0]  # smallest and largest part of the area
+    config.data.eval_resize = 0  # shorter side before the middle is cut out to evaluate; 0 resizes the whole image
     config.data.shift = 0  # training images move by up to this many pixels
     config.data.flip = False  # training images are mirrored at random
-    config.data.threads = 4  # that prepare batches
+    config.data.rand_augment = False  # RandAugment m9-mstd0.5-inc1; RGB only
+    config.data.repeats = 1  # times in a row that an image comes with other changes; epochs have as many rows as before
+    config.data.damaged = "fail"  # what a damaged image does: fail, or skip (the next one takes its place)
+    config.data.threads = 4  # that prepare batches, in each worker
+    config.data.workers = 0  # processes that prepare batches; 0 for the main process alone
 
     config.batch_size = 64  # over all devices
+    config.accumulate = 1  # parts that a batch goes through the model in, one after the other, to save memory
+    config.remat = False  # compute each block again for its gradient: less memory, more time
+    config.fsdp = 1  # devices that share each copy of the parameters and of the optimizer's state
     config.num_epochs = 1.0
     config.label_smoothing = 0.1
+    config.label_smoothing_over_all = False  # shared by all classes (PVT, Swin), not by the wrong ones (ResNet, SAN)
+    config.random_erasing = 0.0  # part of the training images that get a rectangle of noise
+    config.mixup = 0.0  # of its Beta distribution; 0 for no mixup. With both, a coin decides
+    config.cutmix = 0.0  # likewise
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "sgd"  # sgd (with momentum) or adamw
     config.optimizer.learning_rate = 0.1  # the peak
-    config.optimizer.warmup_epochs = 5.0  # linear up to the peak, then a cosine to zero
+    config.optimizer.reference_batch = 0  # batch that the peak is meant for, others get it in proportion; 0: any batch
+    config.optimizer.warmup_epochs = 5.0  # linear up to the peak, then a cosine
     config.optimizer.warmup_start = 0.25  # where the warm-up begins, as a part of the peak
+    config.optimizer.restart = True  # the cosine begins at the peak; False: where it would be without a warm-up
+    config.optimizer.final = 0.0  # where the cosine ends, as a part of the peak
+    config.optimizer.per_epoch = False  # the learning rate changes with each epoch, not with each step
+    config.optimizer.clip_norm = 0.0  # largest norm of the gradient; 0 for any
     config.optimizer.momentum = 0.9  # of sgd
     config.optimizer.weight_decay = 1e-4
     config.optimizer.no_decay = "(^|/)(alpha|beta)$"  # regular expression of parameters without weight decay
 
+    config.distributed = ml_collections.ConfigDict()
+    config.distributed.coordinator = ""  # of several processes: "auto" (TPU pods, SLURM) or HOST:PORT of the first
+    config.distributed.num_processes = 1  # with HOST:PORT
+    config.distributed.process_id = 0  # with HOST:PORT; from 0
+
     config.log_every = 50  # steps; 0 for never, as in the next two
     config.eval_every = 1000  # and at the end
     config.checkpoint_every = 1000  # and with each evaluation
+    config.profile_steps = ""  # such as "100:110": steps to trace, for xprof or TensorBoard
     config.keep_checkpoints = 2  # the newest ones; the best one stays besides
     config.best_metric = "top1"
     return config

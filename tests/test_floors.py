@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [  # from the ground up; rooms of one line may know each other
     (
+        "environment",
         "errors",
         "ops",
         "sharding",
@@ -16,6 +17,7 @@ FLOORS = [  # from the ground up; rooms of one line may know each other
         "workdir",
         "progress",
         "preemption",
+        "processes",
         "metrics_writer",
         "validation",
     ),
@@ -26,6 +28,7 @@ FLOORS = [  # from the ground up; rooms of one line may know each other
     ("analysis.complexity", "convert", "fold", "tasks", "warm_start"),
     ("evaluate",),
     ("train",),
+    ("benchmark_input",),
 ]
 LEVEL = {f"acmix_jax.{room}": level for level, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(path.relative_to(ROOT) for folder in ("acmix_jax", "configs") for path in (ROOT / folder).rglob("*.py"))

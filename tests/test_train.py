@@ -1,5 +1,8 @@
+from functools import partial
+
 import jax
 import numpy as np
+import optax
 import pytest
 
 from acmix_jax import workdir
@@ -8,7 +11,8 @@ from acmix_jax.checkpoint import Checkpoints
 from acmix_jax.errors import UserError
 from acmix_jax.evaluate import evaluate_checkpoint
 from acmix_jax.metrics_writer import read_metrics
-from acmix_jax.train import train
+from acmix_jax.tasks import create_task
+from acmix_jax.train import create_state, make_train_step, train
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +141,36 @@ def test_a_batch_that_does_not_divide_is_refused(config, tmp_path):
     with pytest.raises(UserError, match="batch_size=12 is not divisible by the 8 devices; .*=8 or 16"):
         train(config, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_fsdp_holds_a_quarter_on_each_device_and_computes_the_same(finished, tmp_path):
+    config, folder, _ = finished
+    split = config.copy_and_resolve_references()
+    split.fsdp = 4
+    state = train(split, tmp_path, jax.devices()[:4])
+    one, four = ([row["loss"] for row in read_metrics(path)] for path in (folder, tmp_path))
+    np.testing.assert_allclose(four, one, atol=1e-5)
+    leaves = jax.tree.leaves((state.params, state.opt_state))
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+    assert held / sum(leaf.nbytes for leaf in leaves) < 0.27
+
+
+@pytest.mark.slow
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(config):
+    """For a network without BatchNorm."""
+    config.model, config.accumulate, config.batch_size, config.label_smoothing = "acmix_swin_micro_patch2", 4, 16, 0.1
+    config.drop_path = 0.0
+    task, _ = create_task(config, ())
+    optimizer = optax.sgd(1.0)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (16, 8, 8, 1), dtype=np.uint8), "label": np.arange(16, dtype=np.int32) % 10,
+    }  # fmt: skip
+    state = jax.jit(partial(create_state, task, optimizer, batch))(jax.random.key(0))
+    whole, parts = (
+        jax.jit(make_train_step(task, optimizer, lambda step: 1.0, 0, accumulate))(state, batch)
+        for accumulate in (1, 4)
+    )
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)

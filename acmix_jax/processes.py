@@ -1,0 +1,65 @@
+"""Several processes that train together, one for each host of a pod or each machine of a cluster."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from acmix_jax.errors import UserError
+
+HEARTBEAT_SECONDS = 60  # after this long without a sign of life from one process, the others end with a message
+
+
+def connect(config: Any) -> None:
+    """Joins the other processes, before anything else uses JAX; alone if `config.coordinator` is empty.
+
+    Args:
+      config: coordinator ("auto" where JAX finds out by itself, as on TPU pods and under SLURM, else HOST:PORT),
+        num_processes and process_id.
+
+    Raises:
+      UserError: the coordinator cannot be reached, or JAX does not find out.
+    """
+    if not config.coordinator:
+        return
+    place = {}
+    if config.coordinator != "auto":
+        place = {
+            "coordinator_address": config.coordinator, "num_processes": config.num_processes,
+            "process_id": config.process_id,
+        }  # fmt: skip
+    try:
+        jax.distributed.initialize(**place, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"cannot join the other processes through {config.coordinator} ({reason}); set --config.distributed."
+            "coordinator=HOST:PORT of the first one, --config.distributed.num_processes and .process_id"
+        ) from error
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and reports."""
+    return jax.process_index() == 0
+
+
+def first_does(action: Callable[[], Any]) -> None:
+    """Runs `action` in the first process while the others wait for it.
+
+    Raises:
+      UserError: in all processes, if it raised one in the first.
+    """
+    error = None
+    if is_first():
+        try:
+            action()
+        except UserError as raised:
+            error = raised
+    if jax.process_count() > 1:
+        failed = multihost_utils.broadcast_one_to_all(np.int32(error is not None))
+        if failed and error is None:
+            raise UserError("the first process ended with an error, which it prints")
+    if error is not None:
+        raise error

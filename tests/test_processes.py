@@ -1,0 +1,110 @@
+"""Two processes with two virtual devices each, over real sockets, must compute what one process does."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STEPS = 20
+pytestmark = pytest.mark.slow
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def start(workdir, processes, steps=STEPS, **fields):
+    """The processes of one run; all together they have four devices."""
+    fields = {"num_epochs": steps * 64 / 1437, "log_every": 1, "eval_every": 0, "checkpoint_every": 5} | fields
+    fields |= {"optimizer.learning_rate": 5e-4, "optimizer.warmup_epochs": 0.2}
+    if processes > 1:
+        fields |= {"distributed.coordinator": f"127.0.0.1:{free_port()}", "distributed.num_processes": processes}
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes}"}
+    environment["JAX_PLATFORMS"] = "cpu"
+    return [
+        subprocess.Popen(
+            [sys.executable, "main.py", "--config=configs/digits.py", f"--workdir={workdir}"]
+            + [f"--config.{name}={value}" for name, value in fields.items()]
+            + ([f"--config.distributed.process_id={i}"] if processes > 1 else []),
+            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for i in range(processes)
+    ]  # fmt: skip
+
+
+def finish(programs, timeout=240):
+    outputs = [program.communicate(timeout=timeout)[0] for program in programs]
+    assert [program.returncode for program in programs] == [0] * len(programs), "\n".join(outputs)
+    return outputs
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def checksum(workdir, step=STEPS):
+    return json.loads((workdir / "checkpoints" / str(step) / "check" / "metadata").read_text())["checksum"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    finish(start(folder, 1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("together")
+    first, second = finish(start(folder, 2))
+    assert "evaluation: top-1" in first
+    assert "step" not in second  # one process reports
+    return folder
+
+
+def test_losses_and_evaluation_are_those_of_one_process(alone, together):
+    one, two = rows(alone), rows(together)
+    assert [row["step"] for row in two] == list(range(1, STEPS + 1))
+    np.testing.assert_allclose([r["loss"] for r in two], [r["loss"] for r in one], rtol=0, atol=1e-5)
+    assert two[-1]["eval_examples"] == one[-1]["eval_examples"] == 360
+    assert two[-1]["eval_top1"] == pytest.approx(one[-1]["eval_top1"], abs=0.3)
+
+
+@pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
+def test_a_checkpoint_is_continued_by_another_number_of_processes(alone, tmp_path, first, then):
+    programs = start(tmp_path, first)
+    while not (tmp_path / "checkpoints" / "10").exists():
+        assert all(program.poll() is None for program in programs)
+        time.sleep(0.01)
+    for program in programs:
+        program.kill()
+        program.communicate()
+    finish(start(tmp_path, then))
+    found, wanted = ([row["loss"] for row in rows(folder)] for folder in (tmp_path, alone))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_one_killed_and_both_started_again_end_as_if_nothing_had_happened(together, tmp_path):
+    programs = start(tmp_path, 2)
+    while not (tmp_path / "checkpoints" / "5").exists():
+        assert all(program.poll() is None for program in programs)
+        time.sleep(0.01)
+    programs[1].send_signal(signal.SIGKILL)
+    begin = time.monotonic()
+    output, _ = programs[0].communicate(timeout=150)
+    programs[1].communicate()
+    assert programs[0].returncode != 0
+    assert time.monotonic() - begin < 120
+    assert output.strip().splitlines(), "the other process says why it ends"
+    finish(start(tmp_path, 2))
+    assert checksum(tmp_path) == checksum(together)
