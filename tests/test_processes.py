@@ -42,7 +42,7 @@ def start(workdir, processes, steps=STEPS, **fields):
     ]  # fmt: skip
 
 
-def finish(programs, timeout=240):
+def finish(programs, timeout=480):
     outputs = [program.communicate(timeout=timeout)[0] for program in programs]
     assert [program.returncode for program in programs] == [0] * len(programs), "\n".join(outputs)
     return outputs
