@@ -8,7 +8,7 @@ batch. With `damaged="skip"`, "skipped" int32 `[B]` counts the damaged images th
 
 import sys
 from collections.abc import Iterable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 
 import grain
 import jax
@@ -55,16 +55,20 @@ def train_batches(source, config, batch_size: int, seed: int, start: int = 0) ->
     `config.repeats` of 3, each image comes three times in a row with other changes, and a pass of as many rows as
     there are images ends after a third of them (repeated augmentation, as in DeiT).
     """
-    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
 
     def example(row: int) -> dict:
         position = _global_row(row, batch_size)
         epoch, place = divmod(position, len(source))
-        index = order[epoch * len(source) + place // config.repeats]
+        index = int(_order(seed, epoch, len(source))[place // config.repeats])
         return _train_example(source, config, index, np.random.default_rng((seed, position)))
 
     first = start * _share(batch_size)
     return _watched(_batches(grain.MapDataset.range(_ENDLESS)[first:].map(example), config, batch_size))
+
+
+@lru_cache(maxsize=2)
+def _order(seed, epoch, count):
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def example_batch(source, config) -> dict[str, np.ndarray]:

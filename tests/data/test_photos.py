@@ -50,6 +50,16 @@ def test_photographs_are_turned_upright(piece, orientation):
     assert photos.decode(photo, shrink=2).shape == (-(-wanted.shape[0] // 2), -(-wanted.shape[1] // 2), 3)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"exif": b"Exif\0\0"}])
+def test_a_part_is_what_the_whole_has_there(piece, kind, options):
+    photo = Photo(encoded(piece, kind, **options), "piece.jpg")
+    part = photos.decode(photo, (30, 50, 91, 173))
+    np.testing.assert_array_equal(part, photos.decode(photo)[30:91, 50:173])
+    half = photos.decode(photo, (30, 50, 90, 170), shrink=2)
+    assert half.shape == ((30, 60, 3) if kind == "JPEG" else (60, 120, 3))
+
+
 def test_shrinking_averages(piece):
     photo = Photo(encoded(piece, quality=95), "piece.jpg")
     full, half = photos.decode(photo).astype(float), photos.decode(photo, shrink=2).astype(float)
@@ -68,5 +78,6 @@ def test_shrinking_averages(piece):
 def test_damaged_images_are_named(piece, damage, reason):
     thumbnail = encoded(piece.resize((32, 32)))  # a whole JPEG inside, whose end is not that of the file
     photo = Photo(damage(encoded(piece, exif=b"Exif\0\0" + thumbnail)), "dir/0007.JPEG")
-    with pytest.raises(DamagedImage, match=rf"image dir/0007.JPEG is damaged \({reason}\)"):
-        photos.decode(photo)
+    for part in (None, (0, 0, 10, 10)):
+        with pytest.raises(DamagedImage, match=rf"image dir/0007.JPEG is damaged \({reason}\)"):
+            photos.decode(photo, part)
