@@ -2,15 +2,13 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 
-from acmix_jax import optim, sharding
+from acmix_jax import optim, sharding, train_step
 from acmix_jax.data import pipeline
 from acmix_jax.tasks import create_task
-from acmix_jax.train import create_state, make_train_step
 from acmix_jax.validation import check_config
 
 SECONDS = 20.0  # of each of the two measurements
@@ -32,12 +30,8 @@ def benchmark_input(config: Any, seconds: float = SECONDS) -> str:
     schedule = optim.learning_rate_schedule(config.optimizer, 1.0, 1.0, config.batch_size)
     optimizer = optim.make_optimizer(config.optimizer, schedule)
     with jax.set_mesh(mesh):
-        batch = sharding.put_batch(batch, mesh)
-        init = partial(create_state, task, optimizer, batch)
-        layout = sharding.split_large(jax.eval_shape(init, jax.random.key(0)), mesh)
-        state = jax.jit(init, out_shardings=layout)(jax.random.key(0))
-        step = make_train_step(task, optimizer, schedule, config.seed, config.accumulate)
-        step = jax.jit(step, out_shardings=(layout, sharding.replicated(mesh)), donate_argnums=0)
+        init, _, step = train_step.build(config, task, optimizer, schedule, batch, mesh)
+        state, batch = init(jax.random.key(0)), sharding.put_batch(batch, mesh)
 
         def train():
             nonlocal state

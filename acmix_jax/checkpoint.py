@@ -123,6 +123,8 @@ class Checkpoints:
     def read_variables(self, which: str, folded: bool = False) -> tuple[int, dict[str, Any]]:
         """Step and variables {"params", "batch_stats", ...} of a checkpoint as NumPy arrays, without the optimizer.
 
+        The parameters are the averaged ones, if the run keeps those.
+
         Args:
           which: "latest", "best" or a step number.
           folded: the caller can use what `acmix_jax.fold` wrote.
@@ -140,7 +142,8 @@ class Checkpoints:
         try:
             with ocp.PyTreeCheckpointer() as reader:
                 saved = reader.metadata(folder).item_metadata.tree
-                wanted = {name: saved.get(name, {}) for name in ("params", "model_state")}
+                params = "average" if saved.get("average") else "params"
+                wanted = {name: saved.get(name, {}) for name in (params, "model_state")}
                 arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
                 restored = reader.restore(folder, ocp.args.PyTreeRestore(wanted, arguments, partial_restore=True))
         except Exception as error:
@@ -148,7 +151,7 @@ class Checkpoints:
         if "folded" in restored["model_state"] and not folded:
             raise UserError(f"{self._directory.parent} holds folded weights, of use for --mode=eval alone; "
                             "use the folder that they were made from")  # fmt: skip
-        return int(step), {"params": restored["params"], **restored["model_state"]}
+        return int(step), {"params": restored[params], **restored["model_state"]}
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -24,3 +24,16 @@ def describe() -> dict[str, Any]:
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "processes": jax.process_count(),
     }
+
+
+def device_memory() -> dict[str, float]:
+    """The most memory in use so far on the first device of this process, in GiB; nothing where it is not known."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    peak = statistics.get("peak_bytes_in_use")
+    return {} if peak is None else {"device_memory_gib": peak / 2**30}
+
+
+def cache_compilation(folder: Path) -> None:
+    """Keeps compiled programs in a folder, unless JAX is told to keep them somewhere (JAX_COMPILATION_CACHE_DIR)."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))

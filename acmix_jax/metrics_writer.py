@@ -1,44 +1,94 @@
-"""metrics.jsonl and TensorBoard events in the workdir."""
+"""What a run writes on its way: metrics.jsonl, TensorBoard events and, if asked for, Weights & Biases."""
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from acmix_jax.errors import UserError
 
-class MetricsWriter:
-    """Appends scalars by step; what an earlier run wrote after `start_step` is dropped, as it will come again.
+
+class StepLog:
+    """A file of one JSON object a line, each with "step"; what it has after `start_step` is dropped, as it will come
+    again.
 
     Args:
-      workdir: metrics.jsonl gets one JSON object a line, with "step"; TensorBoard reads the folder itself.
       start_step: the step that training continues from.
     """
 
-    def __init__(self, workdir: Path, start_step: int):
-        path = workdir / "metrics.jsonl"
-        kept = [row for row in read_metrics(workdir) if row["step"] <= start_step]
+    def __init__(self, path: Path, start_step: int):
+        kept = [row for row in _read(path) if row["step"] <= start_step]
         rewritten = path.with_suffix(".tmp")
         rewritten.write_text("".join(json.dumps(row) + "\n" for row in kept))
         rewritten.replace(path)
         self._file = path.open("a")
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> "StepLog":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+
+
+class MetricsWriter:
+    """Appends scalars by step to all of them.
+
+    Args:
+      workdir: TensorBoard reads the folder itself.
+      start_step: the step that training continues from.
+      config: of the run; its `wandb_project` names a project of Weights & Biases, or nothing.
+
+    Raises:
+      UserError: the package wandb is missing.
+    """
+
+    def __init__(self, workdir: Path, start_step: int, config: Any):
+        self._wandb = _start_wandb(workdir, config) if config.wandb_project else None
+        self._log = StepLog(workdir / "metrics.jsonl", start_step)
         self._tensorboard = SummaryWriter(str(workdir), purge_step=start_step + 1, flush_secs=10)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
-        self._file.flush()
+        self._log.write(step, scalars)
         for name, value in scalars.items():
             self._tensorboard.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log(scalars, step=step)
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, *_) -> None:
-        self._file.close()
+        self._log.__exit__()
         self._tensorboard.close()
+        if self._wandb:
+            self._wandb.finish()
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
     """The rows of metrics.jsonl; without the half line that a run killed while writing leaves at the end."""
-    path = workdir / "metrics.jsonl"
+    return _read(workdir / "metrics.jsonl")
+
+
+def _read(path):
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}\n")]
+
+
+def _start_wandb(workdir, config):
+    """The same run of Weights & Biases each time that this workdir is continued."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            f"--config.wandb_project={config.wandb_project} needs wandb: pip install wandb, or leave it empty"
+        ) from error
+    name = hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:16]
+    return wandb.init(
+        project=config.wandb_project, id=name, name=workdir.name, dir=workdir, resume="allow", config=config.to_dict()
+    )

@@ -15,14 +15,16 @@ class TrainState:
       params: the learned parameters, float32.
       model_state: the other Flax collections, here {"batch_stats": ...}.
       opt_state: state of the optax optimizer.
+      average: moving average of the parameters, if the run keeps one.
     """
 
     step: jax.Array
     params: Any
     model_state: Any
     opt_state: Any
+    average: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes."""
-        return {"params": self.params, **self.model_state}
+        """What `model.apply` takes; with the averaged parameters, if there are any."""
+        return {"params": self.params if self.average is None else self.average, **self.model_state}

@@ -4,93 +4,26 @@ import contextlib
 import io
 import sys
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from clu import parameter_overview
 
-from acmix_jax import environment, optim, processes, sharding, warm_start, workdir
+from acmix_jax import environment, optim, processes, sharding, train_step, warm_start, workdir
 from acmix_jax.analysis import alpha_beta
 from acmix_jax.checkpoint import Checkpoints
 from acmix_jax.data import pipeline
 from acmix_jax.errors import UserError
 from acmix_jax.evaluate import evaluate, make_predict
-from acmix_jax.metrics_writer import MetricsWriter
+from acmix_jax.metrics_writer import MetricsWriter, StepLog
 from acmix_jax.preemption import StopRequested, StopSignal
 from acmix_jax.progress import Progress
 from acmix_jax.state import TrainState
 from acmix_jax.tasks import create_task
-from acmix_jax.tasks.base import Task
+from acmix_jax.trace import Trace
 from acmix_jax.validation import check_config
-
-
-def create_state(task: Task, optimizer: optax.GradientTransformation, batch: Any, key: jax.Array) -> TrainState:
-    """The state before the first step; runs under jit, `batch` only gives the shapes."""
-    variables = task.init(key, batch)
-    params = variables.pop("params")
-    return TrainState(jnp.int32(0), params, variables, optimizer.init(params))
-
-
-def make_train_step(
-    task: Task, optimizer: optax.GradientTransformation, schedule: Callable, seed: int, accumulate: int = 1
-) -> Callable:
-    """A pure function (state, batch) -> (state after one update, metrics of the batch before it).
-
-    With `accumulate` of k, the batch goes through the model in k parts, one after the other, whose gradients are
-    averaged: a k-th of the memory. BatchNorm then normalises by each part.
-    """
-
-    def gradients_of(params, model_state, batch, rngs):
-        def loss_of(params):
-            return task.loss({"params": params, **model_state}, batch, rngs)
-
-        (_, (metrics, model_state)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
-        return gradients, metrics, model_state
-
-    def accumulated(params, model_state, batch, key):
-        # Every k-th row: each part then has rows of each device.
-        parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
-
-        def add(total, part):
-            model_state, sums = total
-            number, batch = part
-            gradients, metrics, model_state = gradients_of(params, model_state, batch, _rngs(key, number))
-            return (model_state, jax.tree.map(jnp.add, sums, (gradients, metrics))), None
-
-        first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(lambda: gradients_of(params, model_state, first, _rngs(key, 0))[:2])
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        (model_state, sums), _ = jax.lax.scan(add, (model_state, zeros), (jnp.arange(accumulate), parts))
-        return *jax.tree.map(lambda x: x / accumulate, sums), model_state
-
-    def train_step(state, batch):
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        if accumulate > 1:
-            gradients, metrics, model_state = accumulated(state.params, state.model_state, batch, key)
-        else:
-            gradients, metrics, model_state = gradients_of(state.params, state.model_state, batch, _rngs(key, 0))
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics |= {
-            "learning_rate": schedule(state.step),
-            "grad_norm": optax.tree.norm(gradients),
-            "state_norm": optax.tree.norm((params, model_state)),  # finite only if what a checkpoint would hold is
-        }
-        if "skipped" in batch:
-            metrics["images_skipped"] = batch["skipped"].sum()
-        return TrainState(state.step + 1, params, model_state, opt_state), metrics
-
-    return train_step
-
-
-def _rngs(key, part):
-    return {"dropout": jax.random.fold_in(key, 2 * part), "augment": jax.random.fold_in(key, 2 * part + 1)}
 
 
 def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> TrainState:
@@ -109,6 +42,7 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
       StopRequested: a signal ended the run early; its state is saved.
     """
     check_config(config)
+    environment.cache_compilation(folder.parent / "compilation_cache")
 
     # What to train, on what
     mesh = sharding.make_mesh(config.batch_size, config.fsdp, devices)
@@ -125,11 +59,8 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
 
     with jax.set_mesh(mesh), StopSignal() as stop, contextlib.ExitStack() as closing:
         # The state: from the newest checkpoint, or fresh
-        init, key = partial(create_state, task, optimizer, example), jax.random.key(config.seed)
         # Shapes first: a mistake in the model or in init_from shows before any file is made.
-        shapes = jax.eval_shape(init, key)
-        layout = sharding.split_large(shapes, mesh)
-        shapes = sharding.with_sharding(shapes, layout)
+        init, shapes, step_of = train_step.build(config, task, optimizer, schedule, example, mesh)
         if config.init_from and not (folder / "config.json").exists():
             warm_start.read_into(shapes.variables, Path(config.init_from))
         processes.first_does(lambda: workdir.prepare(folder, config, environment.describe()))
@@ -137,9 +68,9 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
         closing.enter_context(checkpoints)
         state = checkpoints.restore(shapes)
         if state is None:
-            state = jax.jit(init, out_shardings=layout)(key)
+            state = init(jax.random.key(config.seed))
             if config.init_from:
-                state = _start_from(Path(config.init_from), state, layout)
+                state = _start_from(Path(config.init_from), state)
             if processes.is_first():
                 print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
         start = int(state.step)
@@ -150,23 +81,24 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
             return state
 
         # The loop. Steps are only queued here; the host waits for the device when it logs, evaluates or saves.
-        train_step = jax.jit(
-            make_train_step(task, optimizer, schedule, config.seed, config.accumulate),
-            out_shardings=(layout, sharding.replicated(mesh)), donate_argnums=0,
-        )  # fmt: skip
         begin = time.monotonic()
-        train_step = train_step.lower(shapes, sharding.batch_shapes(example, config.batch_size, mesh)).compile()
+        compiled = step_of.lower(shapes, sharding.batch_shapes(example, config.batch_size, mesh)).compile()
         progress.say(f"train step compiled in {time.monotonic() - begin:.1f} s; step {start} of {total} done")
         predict = make_predict(task, evaluator.keys, mesh)
-        writer = closing.enter_context(MetricsWriter(folder, start)) if processes.is_first() else None
-        trace = closing.enter_context(_Trace(folder, config.profile_steps))
+        writer = closing.enter_context(MetricsWriter(folder, start, config)) if processes.is_first() else None
+        examples = folder / f"examples_{jax.process_index()}.jsonl" if config.log_examples else None
+        examples = closing.enter_context(StepLog(examples, start)) if examples else None
+        trace = closing.enter_context(Trace(folder, config.profile_steps))
         pending = []
         progress.rate(start)
         for step in range(start + 1, total + 1):
             trace.at(step, pending)
-            batch = sharding.put_batch(next(batches), mesh)
+            batch = next(batches)
+            if examples:
+                examples.write(step, {"index": batch["index"].tolist()})
+            batch = sharding.put_batch(batch, mesh)
             with jax.transfer_guard("disallow"):
-                state, metrics = train_step(state, batch)
+                state, metrics = compiled(state, batch)
             pending.append(metrics)
             stopping = stop.requested(step)
             evaluating = step == total or _due(step, config.eval_every)
@@ -175,7 +107,7 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
                 continue
             scalars = _mean_metrics(pending, step) | alpha_beta.scalars(state.params)
             pending = []
-            scalars["images_per_second"] = progress.rate(step)
+            scalars |= {"images_per_second": progress.rate(step), **environment.device_memory()}
             progress.update(step, scalars["images_per_second"], f"loss {scalars['loss']:.4f}")
             evaluation = None
             if evaluating:
@@ -192,35 +124,15 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
     return state
 
 
-class _Trace(contextlib.AbstractContextManager):
-    """Traces the steps "first:last", for xprof and TensorBoard."""
-
-    def __init__(self, folder: Path, steps: str):
-        self._folder, self._running = folder, False
-        self._first, self._after = (int(step) + i for i, step in enumerate(steps.split(":"))) if steps else (0, 0)
-
-    def at(self, step: int, queued: Any) -> None:
-        """Starts or ends the trace before a step; `queued` are the results to wait for."""
-        if step in (self._first, self._after):
-            jax.block_until_ready(queued)
-            self.__exit__()
-            if step == self._first:
-                jax.profiler.start_trace(self._folder)
-                self._running = True
-
-    def __exit__(self, *_) -> None:
-        if self._running:
-            self._running = False
-            jax.profiler.stop_trace()
-
-
-def _start_from(folder: Path, state: TrainState, layout: TrainState) -> TrainState:
+def _start_from(folder: Path, state: TrainState) -> TrainState:
     """The fresh state with the weights in `folder`; says what was taken."""
     variables, words = warm_start.read_into(state.variables, folder)
     print(f"init_from {words}", file=sys.stderr)
-    params = variables.pop("params")
-    params, model_state = jax.device_put((params, variables), (layout.params, layout.model_state))
-    return state.replace(params=params, model_state=model_state)
+    params, model_state = variables.pop("params"), variables
+    average = None if state.average is None else params
+    fresh = state.replace(params=params, model_state=model_state, average=average)
+    # A copy of each: the parameters and their average must not share memory that a step takes.
+    return jax.device_put(fresh, jax.tree.map(lambda x: x.sharding, state), may_alias=False)
 
 
 def _due(step: int, every: int) -> bool:
@@ -229,7 +141,7 @@ def _due(step: int, every: int) -> bool:
 
 
 def _mean_metrics(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
-    """Means of the metrics of the steps up to `step`; the learning rate is the last one.
+    """Means of the metrics of the steps up to `step`; the learning rate is the last one, skipped images are summed.
 
     Raises:
       UserError: the loss, gradient or new state of a step is not finite; names the first such step.
@@ -243,4 +155,6 @@ def _mean_metrics(pending: list[dict[str, jax.Array]], step: int) -> dict[str, f
                 "lower --config.optimizer.learning_rate or lengthen --config.optimizer.warmup_epochs in a new --workdir"
             )
     means = {name: float(np.mean([metrics[name] for metrics in fetched])) for name in fetched[0]}
+    if "images_skipped" in means:
+        means["images_skipped"] *= len(fetched)
     return means | {"learning_rate": float(fetched[-1]["learning_rate"])}

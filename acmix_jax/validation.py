@@ -9,6 +9,8 @@ _LOWEST = {  # field: smallest value that makes sense
     "batch_size": 1,
     "accumulate": 1,
     "fsdp": 1,
+    "batch_norm_groups": 1,
+    "ema": 0.0,
     "num_epochs": 0.0,
     "seed": 0,
     "keep_checkpoints": 2,  # one to fall back to if the newest is damaged
@@ -38,7 +40,7 @@ _LOWEST = {  # field: smallest value that makes sense
 }
 
 
-_BELOW_ONE = ("label_smoothing", "drop_path", "dropout")
+_BELOW_ONE = ("label_smoothing", "drop_path", "dropout", "ema")
 
 
 def check_config(config: Any) -> None:
@@ -60,6 +62,12 @@ def check_config(config: Any) -> None:
         raise UserError("--config.data.image_size=0 leaves images of several sizes; set it, such as to 224")
     if config.batch_size % config.accumulate:
         raise UserError(f"--config.accumulate={config.accumulate} does not divide batch_size={config.batch_size}")
+    parts = config.accumulate * config.batch_norm_groups
+    if config.batch_size % parts:
+        raise UserError(
+            f"--config.batch_norm_groups={config.batch_norm_groups} does not divide the "
+            f"{config.batch_size // config.accumulate} images that go through the model at once"
+        )
     if config.num_epochs == 0:
         raise UserError("--config.num_epochs=0 trains nothing; use a larger number, parts of an epoch count too")
     if config.profile_steps and not re.fullmatch(r"\d+:\d+", config.profile_steps):

@@ -9,9 +9,9 @@ import ml_collections
 from acmix_jax.errors import UserError
 
 FREE = (
-    "log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "best_metric", "data.dir", "data.threads",
-    "data.workers", "acmix.shift_form", "profile_steps", "acmix.attention_form", "fsdp", "remat",
-    "distributed.coordinator", "distributed.num_processes", "distributed.process_id",
+    "log_every", "log_examples", "wandb_project", "eval_every", "checkpoint_every", "keep_checkpoints", "best_metric",
+    "data.dir", "data.threads", "data.workers", "acmix.shift_form", "acmix.attention_form", "profile_steps", "fsdp",
+    "remat", "distributed.coordinator", "distributed.num_processes", "distributed.process_id",
 )  # fmt: skip
 """Fields that do not change what a run computes (but for rounding), so a resumed run may set them anew."""
 

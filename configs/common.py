@@ -48,6 +48,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.accumulate = 1  # parts that a batch goes through the model in, one after the other, to save memory
     config.remat = False  # compute each block again for its gradient: less memory, more time
     config.fsdp = 1  # devices that share each copy of the parameters and of the optimizer's state
+    config.batch_norm_groups = 1  # parts of a batch that BatchNorm normalises each by itself; 1: by the whole batch
+    config.ema = 0.0  # decay of a moving average of the weights, to evaluate with, such as 0.9999; 0 for none
     config.num_epochs = 1.0
     config.label_smoothing = 0.1
     config.label_smoothing_over_all = False  # shared by all classes (PVT, Swin), not by the wrong ones (ResNet, SAN)
@@ -74,6 +76,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.distributed.num_processes = 1  # with HOST:PORT
     config.distributed.process_id = 0  # with HOST:PORT; from 0
 
+    config.log_examples = False  # write the places in the source of each step's images to examples_PROCESS.jsonl
+    config.wandb_project = ""  # logs to this project of Weights & Biases, too; needs pip install wandb
     config.log_every = 50  # steps; 0 for never, as in the next two
     config.eval_every = 1000  # and at the end
     config.checkpoint_every = 1000  # and with each evaluation

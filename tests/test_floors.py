@@ -19,6 +19,7 @@ FLOORS = [  # from the ground up; rooms of one line may know each other
         "preemption",
         "processes",
         "metrics_writer",
+        "trace",
         "validation",
     ),
     ("checkpoint", "data", "evaluators"),
@@ -26,9 +27,8 @@ FLOORS = [  # from the ground up; rooms of one line may know each other
     ("backbones", "heads"),
     ("models",),
     ("analysis.complexity", "convert", "fold", "tasks", "warm_start"),
-    ("evaluate",),
-    ("train",),
-    ("benchmark_input",),
+    ("evaluate", "train_step"),
+    ("benchmark_input", "train"),
 ]
 LEVEL = {f"acmix_jax.{room}": level for level, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(path.relative_to(ROOT) for folder in ("acmix_jax", "configs") for path in (ROOT / folder).rglob("*.py"))

@@ -14,14 +14,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 STEPS = 150
+EXAMPLES = 1437
 
 
-def start(workdir):
-    epochs = STEPS * 16 / 1437
+def start(workdir, steps=STEPS):
+    epochs = steps * 16 / EXAMPLES
     command = [
         sys.executable, "main.py", "--config=configs/digits.py", f"--workdir={workdir}", "--config.batch_size=16",
         f"--config.num_epochs={epochs}", "--config.eval_every=60", "--config.checkpoint_every=10",
-        "--config.log_every=10", "--config.optimizer.learning_rate=0.01",
+        "--config.log_every=10", "--config.optimizer.learning_rate=0.01", "--config.log_examples=True",
     ]  # fmt: skip
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -41,12 +42,16 @@ def saved(workdir):
     return {int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()}
 
 
-def result(workdir):
-    """The checksums of all arrays in the last checkpoint, and what was logged on the way."""
-    assert max(saved(workdir)) == STEPS
-    checksum = json.loads((workdir / "checkpoints" / str(STEPS) / "check" / "metadata").read_text())["checksum"]
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return checksum, [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def result(workdir, steps=STEPS):
+    """The checksum of all arrays in the last checkpoint, what was logged on the way, and which images were seen."""
+    assert max(saved(workdir)) == steps
+    checksum = json.loads((workdir / "checkpoints" / str(steps) / "check" / "metadata").read_text())["checksum"]
+    rows = [{k: v for k, v in row.items() if k != "images_per_second"} for row in lines(workdir / "metrics.jsonl")]
+    return checksum, rows, lines(workdir / "examples_0.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -58,35 +63,58 @@ def uninterrupted(tmp_path_factory):
     return workdir
 
 
-def test_killed_at_any_moment(uninterrupted, tmp_path):
-    """Three kills in the middle of a save, and four at random moments of training or starting up."""
+def kill(workdir, moment, draw, steps):
+    """Starts the run and kills it; whether it was still running, and whether half a checkpoint is left."""
+    process = start(workdir, steps)
+    before = saved(workdir)
+    if moment == "start":
+        time.sleep(draw.uniform(0, 5))
+    else:
+        wait_for(lambda: saved(workdir) - before, process)
+        if moment == "save":
+            wait_for(lambda: list((workdir / "checkpoints").glob("*tmp*")), process)
+            time.sleep(draw.uniform(0, 0.03))
+        else:
+            time.sleep(draw.uniform(0, 0.3))
+    process.kill()
+    end(process)
+    return process.returncode == -signal.SIGKILL, bool(list((workdir / "checkpoints").glob("*tmp*")))
+
+
+def survive(workdir, moments, steps=STEPS):
+    """A run that is killed at these moments and started again, to its end."""
     seed = time.time_ns()
     print("moments drawn with seed", seed)
     draw = random.Random(seed)
-    kills = halves = 0
-    for moment in ("save", "any", "save", "any", "save", "start", "any"):
-        process = start(tmp_path)
-        before = saved(tmp_path)
-        if moment == "start":
-            time.sleep(draw.uniform(0, 4))
-        else:
-            wait_for(lambda before=before: saved(tmp_path) - before, process)
-            if moment == "save":
-                wait_for(lambda: list((tmp_path / "checkpoints").glob("*tmp*")), process)
-                time.sleep(draw.uniform(0, 0.03))
-            else:
-                time.sleep(draw.uniform(0, 0.3))
-        process.kill()
-        end(process)
-        kills += process.returncode == -signal.SIGKILL
-        halves += bool(list((tmp_path / "checkpoints").glob("*tmp*")))
-    assert kills >= 5, "the run ended before it could be killed"
-    assert halves, "no kill left half a checkpoint behind"
-    process = start(tmp_path)
+    kills, halves = zip(*(kill(workdir, moment, draw, steps) for moment in moments), strict=True)
+    assert all(kills), "the run ended before it could be killed"
+    assert any(halves), "no kill left half a checkpoint behind"
+    process = start(workdir, steps)
     output = end(process)
     assert process.returncode == 0, output
+    assert not list((workdir / "checkpoints").glob("*tmp*"))
+
+
+def test_killed_at_any_moment(uninterrupted, tmp_path):
+    survive(tmp_path, ("save", "any", "start", "save"))
     assert result(tmp_path) == result(uninterrupted)
-    assert not list((tmp_path / "checkpoints").glob("*tmp*"))
+
+
+@pytest.mark.slow
+def test_killed_25_times_it_sees_each_image_once_in_each_epoch(tmp_path):
+    steps = 900
+    process = start(tmp_path / "undisturbed", steps)
+    output = end(process)
+    assert process.returncode == 0, output
+    survive(tmp_path / "killed", 8 * ("save", "any", "start") + ("save",), steps)
+    found, wanted = (result(tmp_path / name, steps) for name in ("killed", "undisturbed"))
+    assert found == wanted
+    seen = [index for row in found[-1] for index in row["index"]]
+    epochs = [seen[i : i + EXAMPLES] for i in range(0, len(seen), EXAMPLES)]
+    assert len(epochs) == 11
+    for epoch in epochs[:-1]:
+        assert sorted(epoch) == list(range(EXAMPLES))
+    assert len(set(epochs[-1])) == len(epochs[-1])
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

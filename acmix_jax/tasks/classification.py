@@ -30,6 +30,7 @@ class Classification:
       model: images float `[B, H, W, C]` to logits float32 `[B, num_classes]`.
       label_smoothing, label_smoothing_over_all: see `smooth_labels`.
       random_erasing, mixup, cutmix: see data/mixing.py; 0 for none.
+      batch_norm_groups: parts of a batch that go through the model each by itself when it trains.
       mean, std: of the pixels, one or C values, on the scale from 0 to 1.
     """
 
@@ -39,6 +40,7 @@ class Classification:
     random_erasing: float
     mixup: float
     cutmix: float
+    batch_norm_groups: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -56,7 +58,9 @@ class Classification:
             config.remat,
             **fields,
         )
-        of_loss = ("label_smoothing", "label_smoothing_over_all", "random_erasing", "mixup", "cutmix")
+        of_loss = (
+            "label_smoothing", "label_smoothing_over_all", "random_erasing", "mixup", "cutmix", "batch_norm_groups"
+        )  # fmt: skip
         fields = {name: config[name] for name in of_loss}
         return cls(model, **fields, mean=tuple(config.data.mean), std=tuple(config.data.std))
 
@@ -73,8 +77,7 @@ class Classification:
             images = mixing.erase(images, erasing, self.random_erasing)
         if self.mixup or self.cutmix:
             images, targets = mixing.mix(images, targets, mixing_key, self.mixup, self.cutmix)
-        rngs = {"dropout": rngs["dropout"]}
-        logits, changed = self.model.apply(variables, images, train=True, rngs=rngs, mutable=["batch_stats"])
+        logits, changed = self._train(variables, images, rngs["dropout"])
         loss = -(targets * jax.nn.log_softmax(logits)).sum(axis=-1).mean()
         correct = (logits.argmax(axis=-1) == batch["label"]).mean()
         return loss, ({"loss": loss, "top1": 100 * correct}, changed)
@@ -82,6 +85,18 @@ class Classification:
     def predict(self, variables: Variables, batch: Batch) -> jax.Array:
         """Logits float32 `[B, num_classes]`."""
         return self.model.apply(variables, self._normalise(batch["image"]), train=False)
+
+    def _train(self, variables, images, key):
+        """Logits, and the running statistics after the batch."""
+
+        def of_group(images, key):
+            return self.model.apply(variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
+
+        if self.batch_norm_groups == 1:
+            return of_group(images, key)
+        groups = images.reshape(self.batch_norm_groups, -1, *images.shape[1:])
+        logits, changed = jax.vmap(of_group)(groups, jax.random.split(key, self.batch_norm_groups))
+        return logits.reshape(len(images), -1), jax.tree.map(lambda x: x.mean(axis=0), changed)
 
     def _normalise(self, image):
         return (image.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
