@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,27 +46,35 @@ class Run(NamedTuple):
         return (self.folder / "finished").exists()
 
 
-def runs_of(config: str, workdir: Path) -> list[Run]:
-    """The runs that the config file asks for, each in a folder named after its settings.
-
-    Raises:
-      UserError: there is no such file, or it has no `sweep`.
-    """
+def function_of(config: str, name: str) -> Callable:
+    """The function of that name in a config file; raises a UserError if there is none."""
     path = Path(config.partition(":")[0])
     if not path.is_file():
         raise UserError(f"--config={config}: no such file")
     spec = importlib.util.spec_from_file_location("swept_config", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if not hasattr(module, "sweep"):
-        raise UserError(f"{path} has no function sweep(), which yields a dict of settings for each run")
-    found = []
-    for settings in module.sweep():
-        folder = workdir / ",".join(f"{field.rpartition('.')[2]}={value}" for field, value in settings.items())
-        command = [sys.executable, str(MAIN), f"--config={config}", f"--workdir={folder}"]
-        found.append(Run(settings, folder, command + [f"--config.{field}={v}" for field, v in settings.items()]))
+    if not hasattr(module, name):
+        raise UserError(f"{path} has no function {name}(), see python -m experiments.{name} --help")
+    return getattr(module, name)
+
+
+def run_with(settings: dict[str, Any], config: str, workdir: Path) -> Run:
+    """The run of a config with these settings, in a folder named after them."""
+    folder = workdir / ",".join(f"{field.rpartition('.')[2]}={value}" for field, value in settings.items())
+    command = [sys.executable, str(MAIN), f"--config={config}", f"--workdir={folder}"]
+    return Run(settings, folder, command + [f"--config.{field}={value}" for field, value in settings.items()])
+
+
+def runs_of(config: str, workdir: Path) -> list[Run]:
+    """The runs that the config file asks for.
+
+    Raises:
+      UserError: there is no such file, or it has no `sweep`.
+    """
+    found = [run_with(settings, config, workdir) for settings in function_of(config, "sweep")()]
     if len({run.folder for run in found}) < len(found):
-        raise UserError(f"sweep() of {path} yields the same settings twice")
+        raise UserError(f"sweep() of {config} yields the same settings twice")
     return found
 
 
@@ -88,7 +96,7 @@ def execute(run: Run, started: set) -> bool:
 
 
 @contextlib.contextmanager
-def _stopping(started: set, stopped: threading.Event) -> Iterator[None]:
+def stopping(started: set, stopped: threading.Event) -> Iterator[None]:
     """A signal is passed on to the programs, which save and end; no other is started."""
 
     def stop(number, _):
@@ -126,7 +134,7 @@ def run_all(runs: list[Run], parallel: int) -> None:
             failed.append(run)
             print(f"failed: {run.folder}", file=sys.stderr)
 
-    with _stopping(started, stopped), ThreadPoolExecutor(parallel) as pool:
+    with stopping(started, stopped), ThreadPoolExecutor(parallel) as pool:
         list(pool.map(one, waiting))
     if stopped.is_set():
         raise UserError("stopped; the same command continues")
@@ -134,8 +142,8 @@ def run_all(runs: list[Run], parallel: int) -> None:
         raise UserError(f"{len(failed)} runs failed; see {', '.join(str(run.folder / 'log.txt') for run in failed)}")
 
 
-def collate(runs: list[Run], workdir: Path, metric: str) -> list[dict[str, Any]]:
-    """Writes sweep.csv: settings, whether the run is finished, and its last and best evaluation; returns the rows."""
+def collate(runs: list[Run], table: Path, metric: str) -> list[dict[str, Any]]:
+    """Writes a table: settings, whether the run is finished, and its last and best evaluation; returns the rows."""
     rows = []
     for run in runs:
         evaluated = [row for row in read_metrics(run.folder) if metric in row]
@@ -144,7 +152,7 @@ def collate(runs: list[Run], workdir: Path, metric: str) -> list[dict[str, Any]]
             | ({f"best_{metric}": max(row[metric] for row in evaluated)} | evaluated[-1] if evaluated else {})
         )
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with (workdir / "sweep.csv").open("w", newline="") as file:
+    with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
@@ -194,7 +202,7 @@ def main() -> None:
         try:
             run_all(runs, flags.parallel)
         finally:
-            rows = collate(runs, flags.workdir, flags.metric)
+            rows = collate(runs, flags.workdir / "sweep.csv", flags.metric)
             fields = list(dict.fromkeys(field for run in runs for field in run.settings))
             draw(rows, fields, flags.metric, flags.workdir / "sweep.png")
     except (UserError, OSError) as error:

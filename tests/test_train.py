@@ -1,3 +1,4 @@
+import re
 from functools import partial
 
 import jax
@@ -7,13 +8,16 @@ import pytest
 
 from acmix_jax import workdir
 from acmix_jax.analysis.inspection import inspect_checkpoint
+from acmix_jax.benchmark_input import benchmark_input
 from acmix_jax.checkpoint import Checkpoints
+from acmix_jax.data import prepare
 from acmix_jax.errors import UserError
 from acmix_jax.evaluate import evaluate_checkpoint
 from acmix_jax.metrics_writer import read_metrics
 from acmix_jax.tasks import create_task
 from acmix_jax.train import train
 from acmix_jax.train_step import create_state, make_train_step
+from tests.photographs import write_folder
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +77,16 @@ def test_inspection_shows_the_learned_values(finished):
         assert (folder / picture).stat().st_size > 10_000
 
 
-def test_bfloat16_learns(config, tmp_path):
-    config.dtype = "bfloat16"
+def test_bfloat16_learns_and_the_average_evaluates(config, tmp_path):
+    config.dtype, config.ema = "bfloat16", 0.5
     state = train(config, tmp_path, jax.devices()[:1])
     rows = read_metrics(tmp_path)
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.02
     assert {leaf.dtype.name for leaf in jax.tree.leaves((state.params, state.opt_state))} <= {"float32", "int32"}
+    with Checkpoints(tmp_path / "checkpoints", config.best_metric, read_only=True) as checkpoints:
+        _, variables = checkpoints.read_variables("latest")
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], state.average)
+    assert f"top-1 {rows[-1]['eval_top1']:.2f} %" in evaluate_checkpoint(config, tmp_path, "latest")
 
 
 def test_the_host_reads_no_device_value_between_logs(config, tmp_path, monkeypatch):
@@ -175,3 +183,29 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(config):
     )
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+@pytest.mark.slow
+def test_a_folder_of_photographs_trains_as_its_shards_do(config, tmp_path):
+    """510 pieces of photographs to train with and 60 to test, decoded, cropped and flipped."""
+    folder = write_folder(tmp_path / "folder", train=170, test=20, largest=200)
+    prepare.prepare(folder, tmp_path / "records", images_per_shard=100, threads=2, skip_damaged=False)
+    config.model, config.batch_size, config.num_epochs = "acmix_resnet20_stem2", 30, 4.0
+    config.optimizer.learning_rate, config.checkpoint_every = 0.02, 17
+    config.data.update({"num_classes": 3, "mean": [0.5], "std": [0.25], "image_size": 32, "eval_resize": 36})
+    config.data.update({"random_crop": True, "crop_scale": [0.3, 1.0], "flip": True, "shift": 0})
+    states = []
+    for config.data.source in ("folder", "records"):
+        config.data.dir = str(tmp_path / config.data.source)
+        states.append(train(config, tmp_path / f"run_{config.data.source}", jax.devices()[:1]))
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    last = read_metrics(tmp_path / "run_folder")[-1]
+    assert last["step"] == 68
+    assert last["eval_examples"] == 60
+    assert last["eval_top1"] > 80  # by colour alone it is easy
+
+
+@pytest.mark.slow
+def test_input_and_devices_are_compared(config):
+    words = benchmark_input(config, seconds=0.5)
+    assert re.fullmatch(r"input alone: [\d,]+ images/s; training on one batch .*: [\d,]+ images/s; the .*", words)

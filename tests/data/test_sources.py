@@ -1,5 +1,7 @@
 import gzip
 import struct
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from acmix_jax.data import digits, fashion_mnist
 from acmix_jax.data.tfds import TfdsSource
 from acmix_jax.errors import UserError
+from tests.photographs import write_folder
 
 
 def test_digits_are_split_once_and_for_all():
@@ -43,33 +46,52 @@ def test_absent_and_damaged_files_are_named(tmp_path):
         fashion_mnist.load("train", str(tmp_path))
 
 
+def prepare(tmp_path, name, image, examples):
+    """What `tfds build` does for a data set of these examples."""
+    import tensorflow_datasets as tfds
+
+    def info(self):
+        features = {"image": image, "label": tfds.features.ClassLabel(num_classes=10)}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    methods = {
+        "VERSION": tfds.core.Version("1.0.0"), "pkg_dir_path": tmp_path, "_info": info,
+        "_split_generators": lambda self, dl_manager: {"train": self._generate_examples()},
+        "_generate_examples": lambda self: enumerate(examples),
+    }  # fmt: skip
+    builder = type(name, (tfds.core.GeneratorBasedBuilder,), methods)
+    builder(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+
+
 @pytest.mark.filterwarnings("ignore")  # TFDS' own, on writing
 def test_tfds_reads_what_it_prepared(tmp_path):
     import tensorflow_datasets as tfds
 
-    class Toy(tfds.core.GeneratorBasedBuilder):
-        """Images as tensors: encoding them as PNG would need TensorFlow."""
-
-        VERSION = tfds.core.Version("1.0.0")
-        pkg_dir_path = tmp_path
-
-        def _info(self):
-            image = tfds.features.Tensor(shape=(4, 4, 1), dtype=np.uint8)
-            features = {"image": image, "label": tfds.features.ClassLabel(num_classes=10)}
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-
-        def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples()}
-
-        def _generate_examples(self):
-            for i in range(6):
-                yield i, {"image": np.full((4, 4, 1), i, np.uint8), "label": i}
-
-    Toy(data_dir=tmp_path, file_format="array_record").download_and_prepare()
-    source = TfdsSource("toy", "train", str(tmp_path))
+    image = tfds.features.Tensor(shape=(4, 4, 1), dtype=np.uint8)
+    prepare(tmp_path, "Arrays", image, [{"image": np.full((4, 4, 1), i, np.uint8), "label": i} for i in range(6)])
+    source = TfdsSource("arrays", "train", str(tmp_path))
     assert len(source) == 6
     assert sorted((int(source[i]["label"]), int(source[i]["image"].max())) for i in range(6)) == [
         (i, i) for i in range(6)
     ]
     with pytest.raises(UserError, match="TFDS cannot open 'absent' .* --file_format=array_record"):
         TfdsSource("absent", "train", str(tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tfds_gives_encoded_images_as_they_are(tmp_path):
+    """As ImageNet has them; this project decodes them, without TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    folder = write_folder(tmp_path / "folder", train=2, test=1) / "train"
+    names = sorted(str(path) for path in folder.rglob("*.JPEG"))
+    examples = [{"image": name, "label": i} for i, name in enumerate(names)]
+    prepare(tmp_path, "Photos", tfds.features.Image(shape=(None, None, 3)), examples)
+    source = TfdsSource("photos", "train", str(tmp_path))
+    assert len(source) == 6
+    for i in range(6):
+        photo, label = source[i]["image"], int(source[i]["label"])
+        assert photo.data == Path(names[label]).read_bytes()
+        assert photo.channels == 3
+        assert photo.name == f"{i} of train"
+    assert "tensorflow" not in sys.modules
