@@ -17,13 +17,11 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "To evaluate or inspect
 def main(_) -> None:
     logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
     config, folder = CONFIG.value, Path(WORKDIR.value).absolute()
-    try:
-        # late: a mistake in the flags is told at once
-        from acmix_jax import benchmark_input, evaluate, preemption, processes, train, workdir
+    try:  # imported late, so that a mistake in the flags is told at once
+        from acmix_jax import benchmark_input, evaluate, processes, train, workdir
         from acmix_jax.analysis.inspection import inspect_checkpoint as inspect
 
-        if config:
-            processes.connect(config.distributed)
+        processes.connect(config.distributed if config else None)
         if MODE.value == "train":
             train.train(config, folder)
         elif MODE.value == "benchmark_input":
@@ -33,9 +31,6 @@ def main(_) -> None:
             print(look(workdir.config_to_look_with(folder, config), folder, CHECKPOINT.value))
     except KeyboardInterrupt:  # before there was anything to save
         sys.exit(130)
-    except preemption.StopRequested as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(stop.exit_code)
     except (UserError, PermissionError) as error:
         sys.exit(f"error: {error}")
 

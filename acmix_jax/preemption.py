@@ -6,12 +6,8 @@ import jax
 from jax.experimental import multihost_utils
 
 
-class StopRequested(Exception):
-    """The run was asked to stop, has saved its state, and continues when started again."""
-
-    def __init__(self, step: int, exit_code: int):
-        super().__init__(f"stopped and saved at step {step}; the same command continues")
-        self.exit_code = exit_code
+class StopRequested(SystemExit):
+    """The run was asked to stop, has saved its state, and continues when started again; ends the program."""
 
 
 class StopSignal:

@@ -12,8 +12,8 @@ from acmix_jax.errors import UserError
 HEARTBEAT_SECONDS = 60  # after this long without a sign of life from one process, the others end with a message
 
 
-def connect(config: Any) -> None:
-    """Joins the other processes, before anything else uses JAX; alone if `config.coordinator` is empty.
+def connect(config: Any | None) -> None:
+    """Joins the other processes, before anything else uses JAX; alone without a config or with an empty coordinator.
 
     Args:
       config: coordinator ("auto" where JAX finds out by itself, as on TPU pods and under SLURM, else HOST:PORT),
@@ -22,7 +22,7 @@ def connect(config: Any) -> None:
     Raises:
       UserError: the coordinator cannot be reached, or JAX does not find out.
     """
-    if not config.coordinator:
+    if not (config and config.coordinator):
         return
     place = {}
     if config.coordinator != "auto":

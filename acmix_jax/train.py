@@ -119,7 +119,8 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
             if saving:
                 checkpoints.save(step, state, evaluation)
             if stopping and step < total:
-                raise StopRequested(step, stop.exit_code)
+                progress.say(f"stopped and saved at step {step}; the same command continues")
+                raise StopRequested(stop.exit_code)
             progress.rate(step)
     return state
 

@@ -42,6 +42,11 @@ def run(*arguments):
         ([DIGITS, "--config.data.num_classes=9"], "digits has 10 classes"),
         ([DIGITS, "--config.data.damaged=skp"], "unknown data.damaged 'skp'; did you mean skip"),
         ([DIGITS, "--config.data.source=folder"], "data.image_size=0 leaves images of several sizes"),
+        (
+            [DIGITS, "--config.data.rand_augment=True", "--config.data.image_size=8"],
+            "rand_augment=True needs RGB images",
+        ),
+        ([DIGITS, "--config.batch_norm_groups=7"], "batch_norm_groups=7 does not divide the 64 images"),
         ([DIGITS, "--config.accumulate=5"], "accumulate=5 does not divide batch_size=64"),
         ([DIGITS, "--config.fsdp=3"], "--config.fsdp=3 does not divide the 8 devices; use 1 or a divisor of 8"),
         ([DIGITS, "--config.profile_steps=ten"], "profile_steps=ten is no range of steps, such as 100:110"),

@@ -28,6 +28,7 @@ SMALLER = {  # what makes a command quick; the data folder stands in for the Deb
     "experiments.operator_speed": "--layers='resnet 512@7' --rounds=1 --batch=1",
     "experiments.network_speed": "--networks=resnet14_stem1 --img-size=16 --rounds=1 --batch=1",
     "acmix_jax.analysis.complexity": "--model=acmix_resnet26",
+    "experiments.search": "--trials=1",
 }
 
 
@@ -45,7 +46,7 @@ def place(tmp_path_factory):
 
 def marked(lines):
     """Many programs take minutes to compile; the fast tests have the parts of those of fashion_mnist and speed."""
-    is_slow = any(re.search(r"fashion_mnist\.py|swin_micro_patch2|_speed ", line) for line in lines)
+    is_slow = any(re.search(r"fashion_mnist\.py|swin_micro_patch2|_speed |sweep_digits", line) for line in lines)
     return pytest.param(lines, marks=pytest.mark.slow) if is_slow else lines
 
 

@@ -9,7 +9,8 @@ from acmix_jax.data.photos import Photo
 from acmix_jax.errors import UserError, check_choice
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # in any case
-SPLITS = {"train": ("train",), "test": ("val", "validation", "test")}  # names of the folder, the first that is there
+SPLITS = {"train": ("train",), "test": ("val", "validation", "test")}
+"""Their names elsewhere; the first that is there counts, as the test split of ImageNet has no labels."""
 
 
 class FolderSource:

@@ -6,6 +6,8 @@ An operation's strength is its magnitude on a scale from 0 to 10; with "increasi
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from acmix_jax.errors import UserError
+
 MAGNITUDE, DEVIATION, LARGEST = 9.0, 0.5, 10.0
 COUNT = 2  # operations for each image
 PROBABILITY = 0.5  # that a chosen operation is applied
@@ -18,7 +20,12 @@ def rand_augment(image: np.ndarray, rng: np.random.Generator, fill: tuple[int, .
       image: uint8 `[H, W, 3]`.
       fill: colour of what comes in from outside.
       interpolation: a Pillow resampling filter.
+
+    Raises:
+      UserError: the image is grey; half of the operations are about colour.
     """
+    if image.shape[-1] != 3:
+        raise UserError("--config.data.rand_augment=True needs RGB images, these are grey; set it to False")
     picture = Image.fromarray(image)
     for name in rng.choice(list(OPERATIONS), COUNT):
         if rng.random() < PROBABILITY:

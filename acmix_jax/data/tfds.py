@@ -2,10 +2,9 @@
 
 import numpy as np
 
+from acmix_jax.data.folder import SPLITS
 from acmix_jax.data.photos import Photo
 from acmix_jax.errors import UserError
-
-SPLITS = {"train": ("train",), "test": ("validation", "test")}  # the first that is there; ImageNet's test has no labels
 
 
 class TfdsSource:
