@@ -96,6 +96,19 @@ def test_a_checkpoint_is_continued_by_another_number_of_processes(alone, tmp_pat
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
 
+def test_a_notice_to_one_stops_both_with_their_state_saved(together, tmp_path):
+    programs = start(tmp_path, 2)
+    while not (tmp_path / "checkpoints" / "5").exists():
+        assert all(program.poll() is None for program in programs)
+        time.sleep(0.01)
+    programs[1].terminate()
+    outputs = [program.communicate(timeout=120)[0] for program in programs]
+    assert [program.returncode for program in programs] == [143, 143], "\n".join(outputs)
+    assert "; the same command continues" in outputs[0]
+    finish(start(tmp_path, 2))
+    assert checksum(tmp_path) == checksum(together)
+
+
 def test_one_killed_and_both_started_again_end_as_if_nothing_had_happened(together, tmp_path):
     programs = start(tmp_path, 2)
     while not (tmp_path / "checkpoints" / "5").exists():
