@@ -45,8 +45,8 @@ def place(tmp_path_factory):
 
 
 def marked(lines):
-    """Many programs take minutes to compile; the fast tests have the parts of those of fashion_mnist and speed."""
-    is_slow = any(re.search(r"fashion_mnist\.py|swin_micro_patch2|_speed |sweep_digits", line) for line in lines)
+    """Those that train take minutes to compile; the fast tests have their parts, and `.ci/run` calls the slow ones."""
+    is_slow = any(re.search(r"main\.py|_speed |sweep_digits", line) for line in lines)
     return pytest.param(lines, marks=pytest.mark.slow) if is_slow else lines
 
 

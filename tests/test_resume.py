@@ -117,7 +117,9 @@ def test_killed_25_times_it_sees_each_image_once_in_each_epoch(tmp_path):
     assert len(set(epochs[-1])) == len(epochs[-1])
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_polite_signal_saves_first(uninterrupted, tmp_path, number, exit_code):
     process = start(tmp_path)
     wait_for(lambda: saved(tmp_path), process)

@@ -107,6 +107,7 @@ def test_a_plain_resnet_cannot_be_upgraded():
         merge(variables_of("acmix_resnet14_stem1", 0)[1], variables_of("resnet14_stem1", 1)[1])
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_weights(config, tmp_path, capsys):
     """From a folder as acmix_jax.convert writes it; README's commands, which are tested too, start from a run."""
     _, trained = variables_of("swin_micro_patch2", 0, channels=1)

@@ -6,7 +6,10 @@ A batch is a dict of NumPy arrays, this process's share of the global batch: "im
 batch. With `damaged="skip"`, "skipped" int32 `[B]` counts the damaged images that each row stands for.
 """
 
+import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from functools import lru_cache, partial
 
@@ -117,8 +120,19 @@ def _batches(rows, config, batch_size):
     threads = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=16)
     batches = rows.batch(_share(batch_size)).to_iter_dataset(threads)
     if config.workers:
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(config.workers, per_worker_buffer_size=4))
+        options = grain.MultiprocessingOptions(config.workers, per_worker_buffer_size=4)
+        batches = batches.mp_prefetch(options, worker_init_fn=_end_with_parent)
     return batches
+
+
+def _end_with_parent(*_):
+    """Lets a worker end when the main process is killed; it would wait for it for ever."""
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _load(source, index, damaged, change):

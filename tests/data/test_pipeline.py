@@ -1,5 +1,10 @@
 import itertools
 import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +14,8 @@ from acmix_jax.data.arrays import ArraySource
 from acmix_jax.errors import UserError
 from configs import common
 from tests.photographs import write_folder
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
@@ -143,3 +150,40 @@ def test_a_worker_that_is_killed_is_noticed(settings):
     with pytest.raises(UserError, match="a worker process .* ended"):
         for _ in range(100):
             next(batches)
+
+
+def test_workers_end_when_the_main_process_is_killed(tmp_path):
+    program = """
+import multiprocessing, sys, time
+import grain
+from absl import flags
+from acmix_jax.data import pipeline
+from configs import digits
+
+if __name__ == "__main__":
+    flags.FLAGS(sys.argv)
+    config = digits.get_config().data
+    config.workers = 2
+    batches = pipeline.train_batches(pipeline.open_source(config, "train"), config, 4, seed=0)
+    next(batches)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(60)
+"""
+    (tmp_path / "program.py").write_text(program)
+    command, environment = [sys.executable, str(tmp_path / "program.py")], os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as started:
+        workers = [int(number) for number in started.stdout.readline().split()]
+        started.kill()
+    assert len(workers) == 2
+    deadline = time.monotonic() + 20
+    while any(is_running(number) for number in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(number):
+    """Not so if it only waits to be counted as ended."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{number}/status").read_text()
+    except FileNotFoundError:
+        return False

@@ -12,6 +12,7 @@ def run(monkeypatch, module, *arguments):
     module.main()
 
 
+@pytest.mark.slow
 def test_whole_networks_are_timed(tmp_path, monkeypatch, capsys):
     run(
         monkeypatch, network_speed, f"--out={tmp_path}", "--networks=resnet14_stem1", "--img-size=16", "--batch=2",
