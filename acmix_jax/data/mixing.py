@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 GROUP = 128  # rows that share one ratio: the batch of one GPU in the recipes of PVT and Swin, whatever the devices here
+_APART = 4  # rows between partners
 _ATTEMPTS = 10
 _AREA, _SHAPE = (0.02, 1 / 3), (0.3, 1 / 0.3)  # of an erased part
 
@@ -31,9 +32,10 @@ def erase(images: jax.Array, key: jax.Array, probability: float) -> jax.Array:
 
 
 def mix(images, targets, key: jax.Array, mixup: float, cutmix: float):
-    """Mixes each image and target with its neighbour's: by mixup or by cutmix, as a coin decides for each group.
+    """Mixes each image and target with its partner's: by mixup or by cutmix, as a coin decides for each group.
 
-    Neighbours are rows 0 and 1, 2 and 3 and so on, so that a device needs no images of another.
+    Partners are four rows apart: near, so that a device needs no images of another, but farther than an image from its
+    repeats (data.repeats of 3).
 
     Args:
       mixup, cutmix: parameters of the Beta distributions of the ratio; 0 leaves that one out.
@@ -54,7 +56,7 @@ def mix(images, targets, key: jax.Array, mixup: float, cutmix: float):
         ratio = jnp.where(cut, ratio, jax.random.beta(keys[1], mixup, mixup, (groups,)))
     if cutmix:
         ratio = jnp.where(cut, jax.random.beta(keys[2], cutmix, cutmix, (groups,)), ratio)
-    # The part that cutmix takes from the neighbour; the border cuts off some of it.
+    # The part that cutmix takes from the partner; the border cuts off some of it.
     h, w = (jnp.floor(side * jnp.sqrt(1 - ratio)) for side in (height, width))
     y, x = (
         jnp.floor(jax.random.uniform(k, (groups,)) * side) for k, side in zip(keys[3:], (height, width), strict=True)
@@ -64,15 +66,18 @@ def mix(images, targets, key: jax.Array, mixup: float, cutmix: float):
     ratio = for_rows(jnp.where(cut, 1 - h * w / (height * width), ratio))
     inside = _inside(*map(for_rows, (top, left, h, w)), height, width)[..., None]
     own = jnp.where(for_rows(cut)[:, None, None, None], 1.0 - inside, ratio[:, None, None, None]).astype(images.dtype)
-    return own * images + (1 - own) * _neighbours(images), (
-        ratio[:, None] * targets + (1 - ratio[:, None]) * _neighbours(targets)
+    return own * images + (1 - own) * _partners(images), (
+        ratio[:, None] * targets + (1 - ratio[:, None]) * _partners(targets)
     )
 
 
-def _neighbours(x):
-    pairs = len(x) // 2
-    swapped = x[: 2 * pairs].reshape(pairs, 2, *x.shape[1:])[:, ::-1].reshape(2 * pairs, *x.shape[1:])
-    return jnp.concatenate([swapped, x[2 * pairs :]])
+def _partners(x):
+    """Rows 4 to 7 and 0 to 3, 12 to 15 and 8 to 11, ...; of up to seven last ones, the two halves change places."""
+    whole = len(x) // (2 * _APART) * 2 * _APART
+    half = (len(x) - whole) // 2
+    swapped = x[:whole].reshape(-1, 2, _APART, *x.shape[1:])[:, ::-1].reshape(whole, *x.shape[1:])
+    first, second, odd = x[whole : whole + half], x[whole + half : whole + 2 * half], x[whole + 2 * half :]
+    return jnp.concatenate([swapped, second, first, odd])
 
 
 def _inside(top, left, h, w, height, width):

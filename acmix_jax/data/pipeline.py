@@ -8,6 +8,7 @@ batch. With `damaged="skip"`, "skipped" int32 `[B]` counts the damaged images th
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -59,14 +60,16 @@ def train_batches(source, config, batch_size: int, seed: int, start: int = 0) ->
     there are images ends after a third of them (repeated augmentation, as in DeiT).
     """
 
+    place_of = _place_of_rows(batch_size)
+
     def example(row: int) -> dict:
-        position = _global_row(row, batch_size)
+        position = place_of(row)
         epoch, place = divmod(position, len(source))
         index = int(_order(seed, epoch, len(source))[place // config.repeats])
         return _train_example(source, config, index, np.random.default_rng((seed, position)))
 
     first = start * _share(batch_size)
-    return _watched(_batches(grain.MapDataset.range(_ENDLESS)[first:].map(example), config, batch_size))
+    return iter(_Watched(_batches(grain.MapDataset.range(_ENDLESS)[first:].map(example), config, batch_size)))
 
 
 @lru_cache(maxsize=2)
@@ -80,29 +83,38 @@ def example_batch(source, config) -> dict[str, np.ndarray]:
 
 
 def eval_batches(source, config, batch_size: int) -> Iterable[dict[str, np.ndarray]]:
-    """Every example exactly once, in order, whatever the batch size and the number of processes."""
-    change = partial(_change_for_evaluation, config)
+    """Every example exactly once, in order, whatever the batch size and the number of processes.
+
+    Damaged images are left out with `damaged="skip"`.
+    """
+    place_of, change = _place_of_rows(batch_size), partial(_change_for_evaluation, config)
 
     def example(row: int) -> dict:
-        index = _global_row(row, batch_size)
-        real = index < len(source)
-        return {**_load(source, index if real else 0, "fail", change), "mask": np.float32(real)}
+        index = place_of(row)
+        found = _load(source, index if index < len(source) else 0, config.damaged, change)
+        real = index < len(source) and not found.pop("skipped", 0)
+        return {**found, "mask": np.float32(real)}
 
     count = -(-len(source) // batch_size) * _share(batch_size)
-    return _batches(grain.MapDataset.range(count).map(example), config, batch_size)
+    return _Watched(_batches(grain.MapDataset.range(count).map(example), config, batch_size))
 
 
-def _watched(batches):
+class _Watched:
     """The same batches, with an error that tells what to do if a worker is gone."""
-    try:
-        yield from batches
-    except RuntimeError as error:
-        if "Worker process" not in str(error):
-            raise
-        raise UserError(
-            f"a worker process of the input ended ({error}); if memory ran out, lower --config.data.workers; "
-            "the same command continues from the last checkpoint"
-        ) from error
+
+    def __init__(self, batches):
+        self._batches = batches
+
+    def __iter__(self):
+        try:
+            yield from self._batches
+        except RuntimeError as error:
+            if "Worker process" not in str(error):
+                raise
+            raise UserError(
+                f"a worker process of the input ended ({error}); if memory ran out, lower --config.data.workers; "
+                "the same command continues from the last checkpoint"
+            ) from error
 
 
 def _share(batch_size):
@@ -110,23 +122,31 @@ def _share(batch_size):
     return batch_size // jax.process_count()
 
 
-def _global_row(row, batch_size):
-    """The place among the rows of all processes of a row of this one."""
-    step, place = divmod(row, _share(batch_size))
-    return step * batch_size + jax.process_index() * _share(batch_size) + place
+def _place_of_rows(batch_size):
+    """Of a row of this process, its place among those of all; made here, as workers know of this process alone."""
+    share, process = _share(batch_size), jax.process_index()
+
+    def place_of(row):
+        step, own = divmod(row, share)
+        return step * batch_size + process * share + own
+
+    return place_of
 
 
 def _batches(rows, config, batch_size):
-    threads = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=16)
+    threads = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.threads)  # batches
     batches = rows.batch(_share(batch_size)).to_iter_dataset(threads)
     if config.workers:
-        options = grain.MultiprocessingOptions(config.workers, per_worker_buffer_size=4)
-        batches = batches.mp_prefetch(options, worker_init_fn=_end_with_parent)
+        options = grain.MultiprocessingOptions(config.workers, per_worker_buffer_size=2)
+        batches = batches.mp_prefetch(options, worker_init_fn=_start_worker)
     return batches
 
 
-def _end_with_parent(*_):
-    """Lets a worker end when the main process is killed; it would wait for it for ever."""
+def _start_worker(*_):
+    """What a worker does first: it leaves devices and signals to the main process, and ends with it."""
+    jax.config.update("jax_platforms", "cpu")
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all of a terminal or of a job
+        signal.signal(number, signal.SIG_IGN)
 
     def watch():
         multiprocessing.parent_process().join()
@@ -143,7 +163,7 @@ def _load(source, index, damaged, change):
             example = {**example, "image": change(example["image"]), "index": np.int32(index + skipped) % len(source)}
         except DamagedImage as error:
             if damaged == "fail":
-                raise UserError(f"{error}; replace or remove it, or set --config.data.damaged=skip") from error
+                raise UserError(f"{error}; replace it, or set --config.data.damaged=skip") from error
             print(f"warning: {error}; the next one takes its place", file=sys.stderr)
         else:
             return example if damaged == "fail" else {**example, "skipped": np.int32(skipped)}

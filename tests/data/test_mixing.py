@@ -24,7 +24,7 @@ def test_a_quarter_of_the_images_gets_one_part_of_noise():
 
 
 def batch(rows, classes=4):
-    labels = jnp.arange(rows) % classes
+    labels = jnp.arange(rows) // 3 % classes  # three rows of each, as repeated augmentation has
     images = jnp.broadcast_to(labels[:, None, None, None].astype(float), (rows, 16, 16, 1))
     return images, jax.nn.one_hot(labels, classes)
 
@@ -44,6 +44,14 @@ def test_target_follows_what_the_image_shows(mixup, cutmix):
     assert abs(cut.mean() - expected) < 0.2
     if not cutmix:
         assert abs(ratio[:, 0].std() - (1 / (4 * (2 * mixup + 1))) ** 0.5) < 0.08  # of Beta(a, a)
+
+
+@pytest.mark.parametrize("rows", [8, 24, 128, 13])
+def test_no_image_is_mixed_with_its_repeat(rows):
+    images = jnp.arange(rows) // 3
+    partners = mixing._partners(images)
+    assert sorted(partners.tolist()) == images.tolist()
+    assert (partners != images)[: rows // 8 * 8].all()
 
 
 def test_an_odd_last_row_stays():

@@ -67,11 +67,12 @@ def test_batches_continue_from_any_step(settings, workers):
     assert_same(itertools.islice(continued, 3), whole[3:])
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_the_batches_of_one(settings, monkeypatch, processes):
+@pytest.mark.parametrize(("processes", "workers"), [(2, 0), (4, 0), (2, 1)])
+def test_processes_share_the_batches_of_one(settings, monkeypatch, processes, workers):
     settings.shift = 2
     whole = list(itertools.islice(pipeline.train_batches(numbered(10), settings, batch_size=8, seed=0), 4))
-    monkeypatch.setattr("jax.process_count", lambda: processes)
+    monkeypatch.setattr("jax.process_count", lambda: processes)  # workers do not hear of it
+    settings.workers = workers
     shares = []
     for process in range(processes):
         monkeypatch.setattr("jax.process_index", lambda process=process: process)
@@ -104,6 +105,8 @@ def test_a_damaged_image_ends_the_run_or_gives_its_place_to_the_next(settings, t
     assert sorted(batch["index"].tolist()) == [0, 1, 2, 3, 4, 6, 6, 7, 8, 9, 10, 11]
     assert batch["skipped"].sum() == 1
     assert "flower/0001.JPEG is damaged (it is empty); the next one takes its place" in capfd.readouterr().err
+    (evaluated,) = pipeline.eval_batches(source, settings, 12)
+    assert evaluated["mask"].tolist() == [1] * 5 + [0] + [1] * 6
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 10, 16])
@@ -114,8 +117,9 @@ def test_evaluation_counts_each_example_once(settings, batch_size):
     assert real.tolist() == list(range(10))
 
 
-@pytest.mark.parametrize("size", [8, 10])
-def test_evaluation_shared_by_two_processes_counts_each_example_once(settings, monkeypatch, size):
+@pytest.mark.parametrize(("size", "workers"), [(8, 0), (10, 0), (10, 1)])
+def test_evaluation_shared_by_two_processes_counts_each_example_once(settings, monkeypatch, size, workers):
+    settings.workers = workers
     seen = []
     monkeypatch.setattr("jax.process_count", lambda: 2)
     for process in range(2):
