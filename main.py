@@ -16,7 +16,7 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "To evaluate or inspect
 
 def main(_) -> None:
     logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
-    config, folder = CONFIG.value, Path(WORKDIR.value).absolute()
+    config, folder = CONFIG.value, Path(WORKDIR.value or "").absolute()
     try:  # imported late, so that a mistake in the flags is told at once
         from acmix_jax import benchmark_input, evaluate, processes, train, workdir
         from acmix_jax.analysis.inspection import inspect_checkpoint as inspect
@@ -31,7 +31,7 @@ def main(_) -> None:
             print(look(workdir.config_to_look_with(folder, config), folder, CHECKPOINT.value))
     except KeyboardInterrupt:  # before there was anything to save
         sys.exit(130)
-    except (UserError, PermissionError) as error:
+    except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -43,7 +43,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
         for path in (path for path in paths if not Path(path.partition(":")[0]).is_file()):
             check_choice("config file", path, known)
         rest = flags.FLAGS(arguments)
-        if not WORKDIR.value or "://" in WORKDIR.value:
+        if (not WORKDIR.value or "://" in WORKDIR.value) and MODE.value != "benchmark_input":
             raise UserError(f"--workdir={WORKDIR.value or ''} is no folder of this machine; set --workdir=DIR")
         if MODE.value in ("train", "benchmark_input") and not CONFIG.value:
             raise UserError("--config=FILE is missing, such as --config=configs/digits.py")

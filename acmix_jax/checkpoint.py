@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from acmix_jax import processes
 from acmix_jax.errors import UserError
 
 
@@ -106,15 +108,17 @@ class Checkpoints:
         """
         damaged = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                with _abandoned_work_unheard():
-                    restored = self._verified(step, state)
-            except Exception as error:  # Orbax raises many types for files that it cannot read
-                damaged[step] = _reason(error)
+            restored, reason = self._read(step, state)
+            if processes.any_of(restored is None):
+                damaged[step] = reason or "another process cannot read it"
+                continue
+            if int(checksum(restored.state)) != restored.check["checksum"]:
+                damaged[step] = "its values are not those that were saved"
                 continue
             for newer, reason in damaged.items():
-                self._set_aside(newer, f"{reason}; continuing from checkpoint {step}")
-            return restored
+                processes.first_does(partial(self._set_aside, newer, f"{reason}; continuing from checkpoint {step}"))
+            self._manager.reload()
+            return restored.state
         if damaged:
             reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
             raise UserError(f"no checkpoint in {self._directory} can be read ({reasons}); choose another --workdir")
@@ -166,17 +170,17 @@ class Checkpoints:
         finally:
             self._manager.close()
 
-    def _verified(self, step, state):
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeRestore(state, ocp.checkpoint_utils.construct_restore_args(state)),
-                check=ocp.args.JsonRestore(),
-            ),
+    def _read(self, step, state):
+        """What a checkpoint holds and None, or None and why it cannot be read."""
+        arguments = ocp.args.Composite(
+            state=ocp.args.PyTreeRestore(state, ocp.checkpoint_utils.construct_restore_args(state)),
+            check=ocp.args.JsonRestore(),
         )
-        if int(checksum(restored.state)) != restored.check["checksum"]:
-            raise ValueError("its values are not those that were saved")
-        return restored.state
+        try:
+            with _abandoned_work_unheard():
+                return self._manager.restore(step, args=arguments), None
+        except Exception as error:  # Orbax raises many types for files that it cannot read
+            return None, _reason(error)
 
     def _cannot_write(self, error):
         return UserError(
@@ -188,7 +192,6 @@ class Checkpoints:
         folder = self._directory.parent / f"damaged_checkpoint_{step}_{time.time_ns()}"
         print(f"warning: checkpoint {step} is damaged: {reason}; it is now {folder}", file=sys.stderr)
         (self._directory / str(step)).rename(folder)
-        self._manager.reload()
 
 
 def _reason(error: Exception) -> str:

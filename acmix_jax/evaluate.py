@@ -40,7 +40,7 @@ def evaluate(
 def evaluate_checkpoint(config, folder: Path, which: str) -> str:
     """Evaluates checkpoint "latest", "best" or a step of the run in `folder`; returns the result in words."""
     check_config(config)
-    mesh = sharding.make_mesh(config.batch_size, config.fsdp)
+    mesh = sharding.make_mesh(config.batch_size)
     source = pipeline.open_source(config.data, "test")
     task, evaluator = create_task(config, pipeline.eval_batches(source, config.data, config.batch_size))
     with Checkpoints(folder / "checkpoints", config.best_metric, read_only=True) as checkpoints, jax.set_mesh(mesh):

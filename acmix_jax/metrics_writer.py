@@ -26,8 +26,14 @@ class StepLog:
         self._file = path.open("a")
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        """Raises a UserError if it cannot be written, for example because the disk is full."""
+        try:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self._file.name} ({error.strerror}); free some space there and start again"
+            ) from error
 
     def __enter__(self) -> "StepLog":
         return self

@@ -1,5 +1,6 @@
 """Notices that the run shall end early, so that the loop can save first."""
 
+import os
 import signal
 
 import jax
@@ -11,16 +12,18 @@ class StopRequested(SystemExit):
 
 
 class StopSignal:
-    """Catches SIGTERM and SIGINT while it is open; with several processes, JAX's own preemption notice counts."""
+    """Catches SIGTERM and SIGINT while it is open; of several processes, one that gets either tells all through JAX."""
 
     def __init__(self):
         self._signal = None
         self._previous = {}
 
     def __enter__(self) -> "StopSignal":
-        if not jax.distributed.is_initialized():  # an own handler would hide the notice from JAX
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._catch)
+        catchers = {signal.SIGTERM: self._catch, signal.SIGINT: self._catch}
+        if jax.distributed.is_initialized():  # it takes SIGTERM for a notice; a handler of ours would hide that
+            catchers = {signal.SIGINT: lambda *_: os.kill(os.getpid(), signal.SIGTERM)}
+        for number, catcher in catchers.items():
+            self._previous[number] = signal.signal(number, catcher)
         return self
 
     def __exit__(self, *_) -> None:

@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 from acmix_jax.errors import UserError
 
 HEARTBEAT_SECONDS = 60  # after this long without a sign of life from one process, the others end with a message
+SHUTDOWN_SECONDS = 20  # that a process which ends with an error waits for the others, before it ends alone
 
 
 def connect(config: Any | None) -> None:
@@ -24,14 +25,14 @@ def connect(config: Any | None) -> None:
     """
     if not (config and config.coordinator):
         return
-    place = {}
+    place = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "shutdown_timeout_seconds": SHUTDOWN_SECONDS}
     if config.coordinator != "auto":
-        place = {
+        place |= {
             "coordinator_address": config.coordinator, "num_processes": config.num_processes,
             "process_id": config.process_id,
         }  # fmt: skip
     try:
-        jax.distributed.initialize(**place, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        jax.distributed.initialize(**place)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
@@ -43,6 +44,11 @@ def connect(config: Any | None) -> None:
 def is_first() -> bool:
     """Whether this is the process that writes and reports."""
     return jax.process_index() == 0
+
+
+def any_of(is_so: bool) -> bool:
+    """Whether it is so in any process; all of them must ask."""
+    return bool(np.any(multihost_utils.process_allgather(np.int32(is_so)))) if jax.process_count() > 1 else is_so
 
 
 def first_does(action: Callable[[], Any]) -> None:

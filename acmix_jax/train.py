@@ -63,7 +63,7 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
         init, shapes, step_of = train_step.build(config, task, optimizer, schedule, example, mesh)
         if config.init_from and not (folder / "config.json").exists():
             warm_start.read_into(shapes.variables, Path(config.init_from))
-        processes.first_does(lambda: workdir.prepare(folder, config, environment.describe()))
+        processes.first_does(lambda: workdir.prepare(folder, config, len(source), environment.describe()))
         checkpoints = Checkpoints(folder / "checkpoints", config.best_metric, config.keep_checkpoints)
         closing.enter_context(checkpoints)
         state = checkpoints.restore(shapes)
@@ -83,7 +83,10 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
         # The loop. Steps are only queued here; the host waits for the device when it logs, evaluates or saves.
         begin = time.monotonic()
         compiled = step_of.lower(shapes, sharding.batch_shapes(example, config.batch_size, mesh)).compile()
-        progress.say(f"train step compiled in {time.monotonic() - begin:.1f} s; step {start} of {total} done")
+        where = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+        progress.say(
+            f"train step compiled in {time.monotonic() - begin:.1f} s for {where}; step {start} of {total} done"
+        )
         predict = make_predict(task, evaluator.keys, mesh)
         writer = closing.enter_context(MetricsWriter(folder, start, config)) if processes.is_first() else None
         examples = folder / f"examples_{jax.process_index()}.jsonl" if config.log_examples else None

@@ -60,6 +60,12 @@ def check_config(config: Any) -> None:
     files = config.data.source in ("folder", "records")
     if not config.data.image_size and (files or config.data.random_crop or config.data.rand_augment):
         raise UserError("--config.data.image_size=0 leaves images of several sizes; set it, such as to 224")
+    size, resize = config.data.image_size, config.data.eval_resize
+    if 0 < resize < size:
+        raise UserError(
+            f"--config.data.eval_resize={resize} is less than image_size={size}; set it to {int(size * 256 / 224)}, or "
+            "to 0 to evaluate the whole image"
+        )
     if config.batch_size % config.accumulate:
         raise UserError(f"--config.accumulate={config.accumulate} does not divide batch_size={config.batch_size}")
     parts = config.accumulate * config.batch_norm_groups
@@ -70,7 +76,8 @@ def check_config(config: Any) -> None:
         )
     if config.num_epochs == 0:
         raise UserError("--config.num_epochs=0 trains nothing; use a larger number, parts of an epoch count too")
-    if config.profile_steps and not re.fullmatch(r"\d+:\d+", config.profile_steps):
+    steps = re.fullmatch(r"(\d+):(\d+)", config.profile_steps or "0:0")
+    if not steps or int(steps[1]) > int(steps[2]):
         raise UserError(f"--config.profile_steps={config.profile_steps} is no range of steps, such as 100:110")
     try:
         re.compile(config.optimizer.no_decay)

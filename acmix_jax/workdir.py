@@ -19,14 +19,15 @@ WEIGHTS = "weights.json"
 """Says what a folder of converted or folded weights holds; such a folder has no config.json."""
 
 
-def prepare(workdir: Path, config: Any, environment: dict[str, Any]) -> None:
+def prepare(workdir: Path, config: Any, images: int, environment: dict[str, Any]) -> None:
     """Creates the folder and writes config.json, or checks that the run in it has the same config.
 
     Args:
+      images: number of training images; the order of an epoch follows from it.
       environment: what the run runs on; goes into config.json under "environment", and may change.
 
     Raises:
-      UserError: the folder cannot be written, or holds a run of another config.
+      UserError: the folder cannot be written, or holds a run of another config or number of images.
     """
     path = workdir / "config.json"
     if (workdir / WEIGHTS).exists():
@@ -35,9 +36,16 @@ def prepare(workdir: Path, config: Any, environment: dict[str, Any]) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            _check_same(workdir, _without_environment(json.loads(path.read_text())), config.to_dict(), FREE)
+            found = json.loads(path.read_text())
+            before = found["environment"].get("training_images", images)
+            _check_same(workdir, _without_environment(found), config.to_dict(), FREE)
+            if before != images:
+                raise UserError(
+                    f"the run in {str(workdir)!r} began with {before:,} training images, now there are {images:,}; "
+                    "bring them back (--config.data.damaged=skip leaves out damaged ones), or choose another --workdir"
+                )
         written = path.with_suffix(".tmp")
-        content = config.to_dict() | {"environment": environment}
+        content = config.to_dict() | {"environment": environment | {"training_images": images}}
         written.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
         written.replace(path)
     except json.JSONDecodeError as error:

@@ -51,7 +51,10 @@ def search(config: str, workdir: Path, trials: int, parallel: int, metric: str) 
         run = sweep.run_with(settings_of(trial), config, workdir)
         trial.set_user_attr("settings", run.settings)
         if not stopped.is_set() and sweep.execute(run, started):
-            value = [row[metric] for row in read_metrics(run.folder) if metric in row][-1]
+            values = [row[metric] for row in read_metrics(run.folder) if metric in row]
+            if not values:
+                raise UserError(f"{run.folder} logs no --metric={metric}; choose one of its metrics.jsonl")
+            value = values[-1]
             print(f"trial {trial.number}: {metric} {value:.4g}, {run.folder}", file=sys.stderr)
             return value
         if stopped.is_set():
@@ -65,10 +68,7 @@ def search(config: str, workdir: Path, trials: int, parallel: int, metric: str) 
     with sweep.stopping(started, stopped):
         if left > 0:
             study.optimize(objective, left, n_jobs=parallel, catch=(_Failed,))
-    if stopped.is_set():
-        raise UserError("stopped; the same command continues")
-    if failed:
-        raise UserError(f"{len(failed)} runs failed; see {', '.join(str(run.folder / 'log.txt') for run in failed)}")
+    sweep.check_ended(stopped, failed)
     complete = study.get_trials(states=[TrialState.COMPLETE])
     return [sweep.run_with(trial.user_attrs["settings"], config, workdir) for trial in complete]
 

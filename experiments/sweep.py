@@ -61,7 +61,8 @@ def function_of(config: str, name: str) -> Callable:
 
 def run_with(settings: dict[str, Any], config: str, workdir: Path) -> Run:
     """The run of a config with these settings, in a folder named after them."""
-    folder = workdir / ",".join(f"{field.rpartition('.')[2]}={value}" for field, value in settings.items())
+    name = ",".join(f"{field.rpartition('.')[2]}={value}" for field, value in settings.items())
+    folder = workdir / (name.replace("/", "_") or "default")
     command = [sys.executable, str(MAIN), f"--config={config}", f"--workdir={folder}"]
     return Run(settings, folder, command + [f"--config.{field}={value}" for field, value in settings.items()])
 
@@ -136,6 +137,11 @@ def run_all(runs: list[Run], parallel: int) -> None:
 
     with stopping(started, stopped), ThreadPoolExecutor(parallel) as pool:
         list(pool.map(one, waiting))
+    check_ended(stopped, failed)
+
+
+def check_ended(stopped: threading.Event, failed: list[Run]) -> None:
+    """Raises a UserError if a signal stopped it, or runs failed; names their logs."""
     if stopped.is_set():
         raise UserError("stopped; the same command continues")
     if failed:
@@ -166,9 +172,10 @@ def draw(rows: list[dict[str, Any]], fields: list[str], metric: str, path: Path)
     figure = Figure(figsize=(4 * (len(fields) + 2 * bool(learned)), 3.4), layout="constrained")
     panels = figure.subplots(1, len(fields) + 2 * bool(learned), squeeze=False)[0]
     for axes, field in zip(panels, fields, strict=False):
-        values = [row[field] for row in rows]
+        having = [row for row in rows if field in row]
+        values = [row[field] for row in having]
         is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-        axes.plot(values if is_number else [str(value) for value in values], [row[metric] for row in rows], "o")
+        axes.plot(values if is_number else [str(value) for value in values], [row[metric] for row in having], "o")
         if is_number and min(values, default=0) > 0 and max(values) >= 10 * min(values):
             axes.set_xscale("log")
         axes.set_xlabel(field)

@@ -49,6 +49,8 @@ def run(*arguments):
         ([DIGITS, "--config.batch_norm_groups=7"], "batch_norm_groups=7 does not divide the 64 images"),
         ([DIGITS, "--config.accumulate=5"], "accumulate=5 does not divide batch_size=64"),
         ([DIGITS, "--config.fsdp=3"], "--config.fsdp=3 does not divide the 8 devices; use 1 or a divisor of 8"),
+        ([DIGITS, "--config.profile_steps=20:10"], "profile_steps=20:10 is no range of steps"),
+        ([DIGITS, "--config.data.image_size=384", "--config.data.eval_resize=256"], "=256 is less than image_size=384"),
         ([DIGITS, "--config.profile_steps=ten"], "profile_steps=ten is no range of steps, such as 100:110"),
         ([DIGITS, "--config.best_metric=eval_top1"], "unknown best_metric 'eval_top1'; did you mean top1"),
         ([DIGITS, "--config.model=acmix_resnet14"], "did you mean acmix_resnet14_stem1"),

@@ -1,10 +1,12 @@
+import errno
+import json
 import sys
 from types import SimpleNamespace
 
 import pytest
 
 from acmix_jax.errors import UserError
-from acmix_jax.metrics_writer import MetricsWriter, read_metrics
+from acmix_jax.metrics_writer import MetricsWriter, StepLog, read_metrics
 from configs import digits
 
 
@@ -19,6 +21,16 @@ def test_lines_after_the_resumed_step_and_half_lines_are_dropped(tmp_path):
     with MetricsWriter(tmp_path, 2, config) as writer:
         writer.write(3, {"loss": 30.0})
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 30.0}]
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    def full(row):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with StepLog(tmp_path / "log", 0) as log:
+        monkeypatch.setattr(json, "dumps", full)  # as the write after it would
+        with pytest.raises(UserError, match=r"cannot write .*log \(No space left on device\); free some space"):
+            log.write(1, {"loss": 1.0})
 
 
 def test_weights_and_biases_gets_one_run_for_each_workdir(tmp_path, monkeypatch):

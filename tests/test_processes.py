@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,15 +24,16 @@ def free_port():
         return free.getsockname()[1]
 
 
-def start(workdir, processes, steps=STEPS, **fields):
-    """The processes of one run; all together they have four devices."""
+def start(workdir, processes, steps=STEPS, devices=4, **fields):
+    """The processes of one run, and the devices of all together; two processes have a worker each."""
     # Swin has no ReLU: one that rounding tips over would part two runs that compute the same.
     fields = {"model": "acmix_swin_micro_patch2"} | fields
     fields = {"num_epochs": steps * 64 / 1437, "log_every": 1, "eval_every": 0, "checkpoint_every": 5} | fields
     fields |= {"optimizer.learning_rate": 5e-4, "optimizer.warmup_epochs": 0.2}
     if processes > 1:
+        fields |= {"data.workers": 1}
         fields |= {"distributed.coordinator": f"127.0.0.1:{free_port()}", "distributed.num_processes": processes}
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes}"}
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // processes}"}
     environment["JAX_PLATFORMS"] = "cpu"
     return [
         subprocess.Popen(
@@ -91,22 +93,48 @@ def test_a_checkpoint_is_continued_by_another_number_of_processes(alone, tmp_pat
     for program in programs:
         program.kill()
         program.communicate()
-    finish(start(tmp_path, then))
+    finish(start(tmp_path, then, devices=4 if then == 2 else 1))
     found, wanted = ([row["loss"] for row in rows(folder)] for folder in (tmp_path, alone))
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
 
-def test_a_notice_to_one_stops_both_with_their_state_saved(together, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_notice_to_one_stops_both_with_their_state_saved(together, tmp_path, number):
     programs = start(tmp_path, 2)
     while not (tmp_path / "checkpoints" / "5").exists():
         assert all(program.poll() is None for program in programs)
         time.sleep(0.01)
-    programs[1].terminate()
+    programs[1].send_signal(number)
     outputs = [program.communicate(timeout=120)[0] for program in programs]
     assert [program.returncode for program in programs] == [143, 143], "\n".join(outputs)
     assert "; the same command continues" in outputs[0]
-    finish(start(tmp_path, 2))
-    assert checksum(tmp_path) == checksum(together)
+    if number == signal.SIGTERM:
+        finish(start(tmp_path, 2))
+        assert checksum(tmp_path) == checksum(together)
+
+
+def test_an_error_in_one_ends_both(tmp_path):
+    programs = start(tmp_path, 2, steps=2000)
+    while not (tmp_path / "checkpoints" / "5").exists():
+        assert all(program.poll() is None for program in programs)
+        time.sleep(0.01)
+    begin = time.monotonic()
+    subprocess.run(["pkill", "-KILL", "-P", str(programs[1].pid), "-f", "spawn_main"], check=True)  # its worker
+    outputs = [program.communicate(timeout=150)[0] for program in programs]
+    assert time.monotonic() - begin < 120
+    assert all(program.returncode for program in programs)
+    assert "error: a worker process of the input ended" in outputs[1]
+
+
+def test_a_damaged_checkpoint_is_set_aside_once(together, tmp_path):
+    shutil.copytree(together, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints" / str(STEPS) / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    first, _ = finish(start(tmp_path / "run", 2))
+    assert first.count(f"warning: checkpoint {STEPS} is damaged") == 1
+    assert f"step {STEPS - 5} of {STEPS} done" in first
+    assert checksum(tmp_path / "run") == checksum(together)
 
 
 def test_one_killed_and_both_started_again_end_as_if_nothing_had_happened(together, tmp_path):

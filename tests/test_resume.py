@@ -17,15 +17,17 @@ STEPS = 150
 EXAMPLES = 1437
 
 
-def start(workdir, steps=STEPS):
+def start(workdir, steps=STEPS, workers=0):
     epochs = steps * 16 / EXAMPLES
     command = [
         sys.executable, "main.py", "--config=configs/digits.py", f"--workdir={workdir}", "--config.batch_size=16",
         f"--config.num_epochs={epochs}", "--config.eval_every=60", "--config.checkpoint_every=10",
         "--config.log_every=10", "--config.optimizer.learning_rate=0.01", "--config.log_examples=True",
+        f"--config.data.workers={workers}",
     ]  # fmt: skip
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **output)
 
 
 def end(process):
@@ -121,9 +123,10 @@ def test_killed_25_times_it_sees_each_image_once_in_each_epoch(tmp_path):
     ("number", "exit_code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )
 def test_a_polite_signal_saves_first(uninterrupted, tmp_path, number, exit_code):
-    process = start(tmp_path)
+    """Sent to the whole group, as a terminal and a scheduler do."""
+    process = start(tmp_path, workers=1)
     wait_for(lambda: saved(tmp_path), process)
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     output = end(process)
     assert process.returncode == exit_code, output
     step = max(saved(tmp_path))

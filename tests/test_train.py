@@ -134,6 +134,13 @@ def test_a_folder_holds_one_config(finished):
         train(other, folder, jax.devices()[:1])
 
 
+def test_a_run_keeps_its_images(finished, monkeypatch):
+    config, folder, _ = finished
+    monkeypatch.setattr("acmix_jax.data.arrays.ArraySource.__len__", lambda self: 1436)
+    with pytest.raises(UserError, match="began with 1,437 training images, now there are 1,436; bring them back"):
+        train(config, folder, jax.devices()[:1])
+
+
 def test_looking_needs_the_config_of_the_run(finished):
     config, folder, _ = finished
     assert workdir.config_to_look_with(folder, None).optimizer == config.optimizer

@@ -60,7 +60,7 @@ def resize(image, size: int, interpolation: str) -> np.ndarray:
 
 
 def to_array(image) -> np.ndarray:
-    """As it is."""
+    """At its own size, decoded if it is a Photo."""
     return photos.decode(image) if isinstance(image, photos.Photo) else image
 
 

@@ -53,11 +53,14 @@ def prepare(folder: Path, out: Path, images_per_shard: int, threads: int, skip_d
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    damaged += [name for path in out.glob("*.damaged") for name in path.read_text().splitlines()]
+    damaged = sorted(set(damaged))
+    (out / "damaged.txt").unlink(missing_ok=True)
     if damaged:
-        (out / "damaged.txt").write_text("".join(f"{name}\n" for name in sorted(damaged)))
+        (out / "damaged.txt").write_text("".join(f"{name}\n" for name in damaged))
     if damaged and not skip_damaged:
         raise UserError(
-            f"{len(damaged)} images such as {min(damaged)} are damaged; all are in {out / 'damaged.txt'}: "
+            f"{len(damaged)} images such as {damaged[0]} are damaged; all are in {out / 'damaged.txt'}: "
             "replace them and start again, or add --skip-damaged"
         )
     splits = {}
@@ -85,20 +88,25 @@ def _claim(out, sources, images_per_shard, skip_damaged):
 def _write_shard(source, indices, path, skip_damaged):
     """Writes the images that can be decoded; gives back the names of the others, for which no shard may come to be."""
     damaged, partial = [], path.with_suffix(".partial")
-    writer = ArrayRecordWriter(str(partial), "group_size:1")
-    for index in indices:
-        example = source[index]
-        try:
-            photos.decode(example["image"])
-        except photos.DamagedImage:
-            damaged.append(example["image"].name)
-        else:
-            writer.write(to_record(example["image"], example["label"]))
-    writer.close()
-    if damaged and not skip_damaged:
-        partial.unlink()
-    else:
+    try:
+        writer = ArrayRecordWriter(str(partial), "group_size:1")
+        for index in indices:
+            example = source[index]
+            try:
+                photos.decode(example["image"])
+            except photos.DamagedImage:
+                damaged.append(example["image"].name)
+            else:
+                writer.write(to_record(example["image"], example["label"]))
+        writer.close()
+        if damaged and not skip_damaged:
+            partial.unlink()
+            return damaged
+        if damaged:  # before the shard, so that a run that finds that knows of them
+            path.with_suffix(".damaged").write_text("".join(f"{name}\n" for name in damaged))
         partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"cannot write {partial} ({error}); free some space there and start again") from error
     return damaged
 
 
@@ -117,6 +125,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--skip-damaged", action="store_true", help="leave damaged images out")
     flags = parser.parse_args()
+    if min(flags.images_per_shard, flags.threads) < 1:
+        sys.exit("error: --images-per-shard and --threads are at least 1")
     try:
         print(prepare(flags.folder, flags.out, flags.images_per_shard, flags.threads, flags.skip_damaged))
     except KeyboardInterrupt:

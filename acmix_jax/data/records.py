@@ -55,10 +55,14 @@ class RecordSource:
         missing = [shard.name for shard in shards if not shard.exists()]
         if missing:
             raise UserError(f"{len(missing)} files such as {missing[0]} are missing in {directory}; prepare it again")
-        self._records = grain.sources.ArrayRecordDataSource([str(shard) for shard in shards])
-        self.classes = contents["classes"]
-        if len(self) != facts["images"]:
-            raise UserError(f"{directory} has {len(self)} {split} images of {facts['images']}; prepare it again")
+        self._directory, self.classes = directory, contents["classes"]
+        try:
+            self._records = grain.sources.ArrayRecordDataSource([str(shard) for shard in shards])
+            count = len(self)
+        except RuntimeError as error:
+            raise UserError(f"a {split} shard in {directory} is damaged ({error}); prepare it again") from error
+        if count != facts["images"]:
+            raise UserError(f"{directory} has {count} {split} images of {facts['images']}; prepare it again")
 
     @property
     def num_classes(self) -> int:
@@ -69,5 +73,8 @@ class RecordSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict:
-        data, label, name = msgpack.unpackb(self._records[index])
+        try:
+            data, label, name = msgpack.unpackb(self._records[index])
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"image {index} in {self._directory} is damaged ({error}); prepare it again") from error
         return {"image": Photo(data, name), "label": np.int32(label)}

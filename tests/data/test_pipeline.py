@@ -169,7 +169,7 @@ if __name__ == "__main__":
     config = digits.get_config().data
     config.workers = 2
     batches = pipeline.train_batches(pipeline.open_source(config, "train"), config, 4, seed=0)
-    next(batches)
+    next(batches), next(batches)  # one of each worker
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     time.sleep(60)
 """

@@ -82,8 +82,40 @@ def test_damaged_images_are_listed_by_name_or_left_out(tmp_path):
     with pytest.raises(UserError, match="shards of other images or options; choose another --out"):
         run(folder, tmp_path / "out", skip_damaged=True)
     assert run(folder, tmp_path / "less", skip_damaged=True).startswith("8 training and 3 test images")
+    (tmp_path / "less" / "damaged.txt").unlink()
+    run(folder, tmp_path / "less", skip_damaged=True)  # what was stopped before its end knows of them from the shards
+    assert (tmp_path / "less" / "damaged.txt").read_text() == f"{damaged}\n"
     contents = json.loads((tmp_path / "less" / "dataset.json").read_text())
     assert contents["splits"]["train"] == {"shards": 3, "images": 8}
+
+
+def test_damaged_shards_are_named(folder, tmp_path, settings):
+    run(folder, tmp_path)
+    settings.source, settings.dir = "records", str(tmp_path)
+    shard = tmp_path / "train-00001-of-00003.array_record"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"a train shard in .* is damaged .*; prepare it again"):
+        pipeline.open_source(settings, "train")
+    middle_of_an_image = whole.index(b"\xff\xd8") + 300
+    shard.write_bytes(whole[:middle_of_an_image] + b"flipped" + whole[middle_of_an_image + 7 :])
+    with pytest.raises(UserError, match="is damaged"):
+        source = pipeline.open_source(settings, "train")
+        [source[i] for i in range(len(source))]
+
+
+def test_a_full_disk_is_named(folder, tmp_path):
+    program = """
+import resource, sys
+from acmix_jax.data import prepare
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+prepare.main()
+"""
+    command = [sys.executable, "-c", program, f"--folder={folder}", f"--out={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: cannot write {tmp_path}")
+    assert "Traceback" not in done.stderr
 
 
 def test_mistakes_are_named(tmp_path, settings, folder):

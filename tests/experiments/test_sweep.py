@@ -108,6 +108,17 @@ def test_mistakes_end_with_one_line(tmp_path, monkeypatch, text, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_runs_may_set_different_fields(make, tmp_path):
+    run = make()
+    text = (
+        "def sweep(): yield from ({'optimizer.learning_rate': 0.1}, {'optimizer.learning_rate': 0.2, 'model': 'a/b'})"
+    )
+    (tmp_path / "config.py").write_text(text)
+    rows = table(run())
+    assert [row["folder"] for row in rows] == ["learning_rate=0.1", "learning_rate=0.2,model=a_b"]
+    assert [row["model"] for row in rows] == ["", "a/b"]
+
+
 @pytest.mark.slow
 def test_six_runs_on_digits_survive_two_kills(tmp_path):
     command = [
