@@ -113,13 +113,20 @@ def test_a_notice_to_one_stops_both_with_their_state_saved(together, tmp_path, n
         assert checksum(tmp_path) == checksum(together)
 
 
+def worker_of(process):
+    """The number of the process that prepares its batches."""
+    children = [int(n) for path in Path("/proc").glob(f"{process}/task/*/children") for n in path.read_text().split()]
+    (worker,) = (n for n in children if b"spawn_main" in Path(f"/proc/{n}/cmdline").read_bytes())
+    return worker
+
+
 def test_an_error_in_one_ends_both(tmp_path):
     programs = start(tmp_path, 2, steps=2000)
     while not (tmp_path / "checkpoints" / "5").exists():
         assert all(program.poll() is None for program in programs)
         time.sleep(0.01)
     begin = time.monotonic()
-    subprocess.run(["pkill", "-KILL", "-P", str(programs[1].pid), "-f", "spawn_main"], check=True)  # its worker
+    os.kill(worker_of(programs[1].pid), signal.SIGKILL)
     outputs = [program.communicate(timeout=150)[0] for program in programs]
     assert time.monotonic() - begin < 120
     assert all(program.returncode for program in programs)

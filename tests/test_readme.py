@@ -4,6 +4,7 @@ Those that need PyTorch are run by tests/parity/parity_files.py.
 """
 
 import gzip
+import itertools
 import os
 import re
 import shlex
@@ -75,3 +76,10 @@ def test_make_targets_are_run_by_ci():
 def test_links_and_pictures_exist():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_options_on_a_new_line_belong_to_the_command_before():
+    for page in [README, *(path.read_text() for path in (ROOT / "docs").glob("*.md"))]:
+        for block in re.findall(r"```(?:bash)?\n(.*?)```", page, re.S):
+            for line, after in itertools.pairwise(block.splitlines()):
+                assert line.endswith("\\") or not after.lstrip().startswith("--"), after
