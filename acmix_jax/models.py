@@ -93,7 +93,7 @@ def _swin(name, is_acmix, dtype, drop_path, dropout, window_size=7, **fields):
 _PLAIN = {"paths": "attention"}
 _LINEAR = {"kernel_init": normal_02, "bias_init": nn.initializers.zeros}
 _TRANSFORMER = {"project": True, "conv_init": torch_default, **_LINEAR}
-_FIELDS = ("paths", "kernel_size", "shift_form", "shift_init")
+_FIELDS = ("paths", "combination", "kernel_size", "shift_form", "shift_init")
 
 
 class Family(NamedTuple):

@@ -15,6 +15,7 @@ from acmix_jax.ops import shift
 from acmix_jax.ops.linear import linear
 
 PATHS = ("both", "attention", "convolution")
+COMBINATIONS = ("learned", "convex", "fixed")
 
 
 class ACmix(nn.Module):
@@ -43,6 +44,9 @@ class ACmix(nn.Module):
         convolution path repeats them to the full size.
       project: a linear map after the attention, which the convolution path does not pass (Swin, PVT).
       paths: "both", or only "attention" or "convolution" (then without alpha and beta).
+      combination: of both paths (paper, table 6): alpha and beta "learned", each by itself; "convex", alpha and
+        1 - alpha; or "fixed" at a half each. All keep alpha and beta as parameters, so that what reads, folds or
+        converts them need not know; with "convex" they move by equal and opposite steps.
       shift_form: a form of ops/shift.py; None picks the fastest. Kernels that fold.py composed stay dense.
       shift_init: start the convolution as shifts (the paper); False draws its kernel from `conv_init`, which is
         what the released ResNet does.
@@ -67,6 +71,7 @@ class ACmix(nn.Module):
     reduction: int = 1
     project: bool = False
     paths: str = "both"
+    combination: str = "learned"
     shift_form: str | None = None
     shift_init: bool = True
     fc_bias: bool = False
@@ -83,6 +88,7 @@ class ACmix(nn.Module):
         does not. With them, the result is the pair (map, `[B, T, features]`).
         """
         check_choice("paths", self.paths, PATHS)
+        check_choice("combination", self.combination, COMBINATIONS)
         if self.features % self.num_heads:
             raise UserError(f"features={self.features} is not divisible by num_heads={self.num_heads}")
         if tokens is not None and self.paths == "convolution":
@@ -117,6 +123,10 @@ class ACmix(nn.Module):
             alpha, beta = self.get_variable("folded", "scale"), 1.0
         elif self.paths == "both":
             alpha, beta = (self.param(name, nn.initializers.constant(0.5), ()) for name in ("alpha", "beta"))
+            if self.combination == "convex":  # gives back what it gets if the two add up to 1, and keeps it so
+                alpha, beta = (1 + alpha - beta) / 2, (1 + beta - alpha) / 2
+            elif self.combination == "fixed":
+                alpha, beta = jax.lax.stop_gradient((alpha, beta))
         else:
             alpha = beta = 1.0
         attended, tokens = attended if isinstance(attended, tuple) else (attended, None)

@@ -56,6 +56,33 @@ def test_paths_add_up():
     np.testing.assert_allclose(both, 0.3 * attention - 2 * convolution, atol=1e-5)
 
 
+@pytest.mark.parametrize("combination", ["learned", "convex", "fixed"])
+def test_combinations_start_alike_and_learn_what_they_may(combination):
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 8))
+    variables = jax.jit(acmix_jax.ACmix(8).init)(jax.random.key(1), x)
+    layer = acmix_jax.ACmix(8, combination=combination)
+
+    @jax.jit
+    def loss_of(variables):
+        return (layer.apply(variables, x) ** 2).sum()
+
+    params = variables["params"]
+    free = jax.grad(lambda variables: (acmix_jax.ACmix(8).apply(variables, x) ** 2).sum())(variables)["params"]
+    found = jax.grad(loss_of)(variables)["params"]
+    alpha, beta, kernel = found["alpha"], found["beta"], found["fc"]["kernel"]
+    np.testing.assert_allclose(kernel, free["fc"]["kernel"], rtol=1e-5, atol=1e-5)
+    if combination == "learned":
+        assert abs(float(alpha - beta)) > 1e-3
+    elif combination == "convex":
+        assert float(alpha) == -float(beta) != 0
+        np.testing.assert_allclose(alpha, (free["alpha"] - free["beta"]) / 2, rtol=1e-4)
+        moved = {**params, "alpha": params["alpha"] + 0.2, "beta": params["beta"] - 0.2}  # as a step would
+        wanted = (acmix_jax.ACmix(8).apply({"params": moved}, x) ** 2).sum()
+        np.testing.assert_allclose(loss_of({"params": moved}), wanted, rtol=1e-5)
+    else:
+        assert float(alpha) == float(beta) == 0
+
+
 def test_bias_of_the_position_has_no_gradient():
     """It moves all logits of a window alike, so it cancels out of the softmax."""
     with jax.enable_x64(True):
