@@ -18,9 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.acmix = ml_collections.ConfigDict()  # read by models named acmix_* only
     config.acmix.paths = "both"  # both, attention, convolution
-    config.acmix.combination = (
-        "learned"  # of both: learned, convex (alpha and 1 - alpha), fixed (a half each)
-    )
+    config.acmix.combination = "learned"  # of both: learned, convex (alpha and 1 - alpha), fixed (a half each)
     config.acmix.num_heads = config_dict.placeholder(int)  # ResNet only; None for the model's own, 4
     config.acmix.window_size = config_dict.placeholder(int)  # of the attention, in pixels; None for the model's own
     config.acmix.kernel_size = 3  # of the convolution; odd
