@@ -17,6 +17,8 @@ import jax
 import numpy as np
 import pytest
 
+from tests.photographs import write_folder
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = [block.splitlines() for block in re.findall(r"```bash\n(.*?)```", README, re.S)]
@@ -26,6 +28,8 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 SMALLER = {  # what makes a command quick; the data folder stands in for the Debian package
     "configs/digits.py": "--config.num_epochs=0.05 --config.eval_every=0",
     "configs/fashion_mnist.py": "--config.num_epochs=1 --config.batch_size=8 --config.data.dir={data}",
+    "configs/imagenet.py": "--config.model=acmix_swin_micro_patch2 --config.data.image_size=32 --config.batch_size=8 "
+    "--config.data.eval_resize=36 --config.data.workers=1 --config.num_epochs=1",
     "experiments.operator_speed": "--layers='resnet 512@7' --rounds=1 --batch=1",
     "experiments.network_speed": "--networks=resnet14_stem1 --img-size=16 --rounds=1 --batch=1",
     "acmix_jax.analysis.complexity": "--model=acmix_resnet26",
@@ -35,13 +39,14 @@ SMALLER = {  # what makes a command quick; the data folder stands in for the Deb
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder for runs/, and one with 16 images in the format of Fashion-MNIST."""
+    """A folder for runs/, with 16 images in the format of Fashion-MNIST, and images/."""
     folder = tmp_path_factory.mktemp("readme")
     for split in ("train", "t10k"):
         for name, array in (("images-idx3", np.zeros((16, 28, 28))), ("labels-idx1", np.arange(16) % 10)):
             header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
             packed = gzip.compress(header + array.astype(np.uint8).tobytes())
             (folder / f"{split}-{name}-ubyte.gz").write_bytes(packed)
+    write_folder(folder / "images", train=4, test=2)
     return folder
 
 
@@ -57,7 +62,7 @@ def test_commands_run(lines, place):
     for line in lines:
         smaller = next((more for key, more in SMALLER.items() if key in line), "").format(data=shlex.quote(str(place)))
         command = re.sub(r"\bpython ([^;]+)", lambda m: f"{sys.executable} {m[1]} {smaller}", line)  # noqa: B023
-        command = command.replace("runs/", f"{place}/")
+        command = command.replace("runs/", f"{place}/").replace("IMAGES", str(place / "images"))
         environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
         done = subprocess.run(["bash", "-ec", command], cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

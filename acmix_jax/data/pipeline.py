@@ -59,7 +59,6 @@ def train_batches(source, config, batch_size: int, seed: int, start: int = 0) ->
     `config.repeats` of 3, each image comes three times in a row with other changes, and a pass of as many rows as
     there are images ends after a third of them (repeated augmentation, as in DeiT).
     """
-
     place_of = _place_of_rows(batch_size)
 
     def example(row: int) -> dict:
@@ -92,8 +91,8 @@ def eval_batches(source, config, batch_size: int) -> Iterable[dict[str, np.ndarr
     def example(row: int) -> dict:
         index = place_of(row)
         found = _load(source, index if index < len(source) else 0, config.damaged, change)
-        real = index < len(source) and not found.pop("skipped", 0)
-        return {**found, "mask": np.float32(real)}
+        whole = not found.pop("skipped", 0)
+        return {**found, "mask": np.float32(whole and index < len(source))}
 
     count = -(-len(source) // batch_size) * _share(batch_size)
     return _Watched(_batches(grain.MapDataset.range(count).map(example), config, batch_size))

@@ -105,8 +105,8 @@ def test_a_damaged_image_ends_the_run_or_gives_its_place_to_the_next(settings, t
     assert sorted(batch["index"].tolist()) == [0, 1, 2, 3, 4, 6, 6, 7, 8, 9, 10, 11]
     assert batch["skipped"].sum() == 1
     assert "flower/0001.JPEG is damaged (it is empty); the next one takes its place" in capfd.readouterr().err
-    (evaluated,) = pipeline.eval_batches(source, settings, 12)
-    assert evaluated["mask"].tolist() == [1] * 5 + [0] + [1] * 6
+    (evaluated,) = pipeline.eval_batches(source, settings, 16)
+    assert evaluated["mask"].tolist() == [1] * 5 + [0] + [1] * 6 + [0] * 4
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 10, 16])
