@@ -1,6 +1,6 @@
 """README's commands do what it says: each is run here on a small scale, or by .ci/run as it stands.
 
-Those that need PyTorch are run by tests/parity/parity_files.py.
+Those that need PyTorch are run by tests/parity/parity_files.py, the sweep by tests/experiments/test_sweep.py.
 """
 
 import gzip
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = [block.splitlines() for block in re.findall(r"```bash\n(.*?)```", README, re.S)]
 SHELL = [line for block in BLOCKS for line in block if line]
-COMMANDS = [[line for line in block if "python " in line and "convert" not in line] for block in BLOCKS]
+COMMANDS = [[line for line in block if "python " in line and not re.search("convert|sweep ", line)] for block in BLOCKS]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 SMALLER = {  # what makes a command quick; the data folder stands in for the Debian package
     "configs/digits.py": "--config.num_epochs=0.05 --config.eval_every=0",
