@@ -35,6 +35,8 @@ def start(workdir, processes, steps=STEPS, devices=4, **fields):
         fields |= {"distributed.coordinator": f"127.0.0.1:{free_port()}", "distributed.num_processes": processes}
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // processes}"}
     environment["JAX_PLATFORMS"] = "cpu"
+    # Only the first process writes the cache: it would wait for the others' compilation longer than gloo does.
+    environment["JAX_ENABLE_COMPILATION_CACHE"] = str(processes == 1).lower()
     return [
         subprocess.Popen(
             [sys.executable, "main.py", "--config=configs/digits.py", f"--workdir={workdir}"]
