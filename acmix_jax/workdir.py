@@ -37,7 +37,7 @@ def prepare(workdir: Path, config: Any, images: int, environment: dict[str, Any]
         workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():
             found = json.loads(path.read_text())
-            before = found["environment"].get("training_images", images)
+            before = found.get("environment", {}).get("training_images", images)
             _check_same(workdir, _without_environment(found), config.to_dict(), FREE)
             if before != images:
                 raise UserError(

@@ -54,6 +54,13 @@ def finish(programs, timeout=480):
     return outputs
 
 
+def wait_for_checkpoint(step, workdir, programs):
+    while not (workdir / "checkpoints" / str(step)).exists():
+        ended = [program for program in programs if program.poll() is not None]
+        assert not ended, ended[0].communicate()[0]
+        time.sleep(0.01)
+
+
 def rows(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
@@ -89,9 +96,7 @@ def test_losses_and_evaluation_are_those_of_one_process(alone, together):
 @pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
 def test_a_checkpoint_is_continued_by_another_number_of_processes(alone, tmp_path, first, then):
     programs = start(tmp_path, first)
-    while not (tmp_path / "checkpoints" / "10").exists():
-        assert all(program.poll() is None for program in programs)
-        time.sleep(0.01)
+    wait_for_checkpoint(10, tmp_path, programs)
     for program in programs:
         program.kill()
         program.communicate()
@@ -103,9 +108,7 @@ def test_a_checkpoint_is_continued_by_another_number_of_processes(alone, tmp_pat
 def test_a_notice_to_one_stops_both_with_their_state_saved(together, tmp_path):
     """SIGINT becomes SIGTERM there, which JAX takes for a notice: this is all three."""
     programs = start(tmp_path, 2)
-    while not (tmp_path / "checkpoints" / "5").exists():
-        assert all(program.poll() is None for program in programs)
-        time.sleep(0.01)
+    wait_for_checkpoint(5, tmp_path, programs)
     programs[1].send_signal(signal.SIGINT)
     outputs = [program.communicate(timeout=120)[0] for program in programs]
     assert [program.returncode for program in programs] == [143, 143], "\n".join(outputs)
@@ -123,9 +126,7 @@ def worker_of(process):
 
 def test_an_error_in_one_ends_both(tmp_path):
     programs = start(tmp_path, 2, steps=2000)
-    while not (tmp_path / "checkpoints" / "5").exists():
-        assert all(program.poll() is None for program in programs)
-        time.sleep(0.01)
+    wait_for_checkpoint(5, tmp_path, programs)
     begin = time.monotonic()
     os.kill(worker_of(programs[1].pid), signal.SIGKILL)
     outputs = [program.communicate(timeout=150)[0] for program in programs]
@@ -147,9 +148,7 @@ def test_a_damaged_checkpoint_is_set_aside_once(together, tmp_path):
 
 def test_one_killed_and_both_started_again_end_as_if_nothing_had_happened(together, tmp_path):
     programs = start(tmp_path, 2)
-    while not (tmp_path / "checkpoints" / "5").exists():
-        assert all(program.poll() is None for program in programs)
-        time.sleep(0.01)
+    wait_for_checkpoint(5, tmp_path, programs)
     programs[1].send_signal(signal.SIGKILL)
     begin = time.monotonic()
     output, _ = programs[0].communicate(timeout=150)

@@ -91,7 +91,10 @@ def _resize_part(image, part, size, interpolation):
 
 
 def _resized(image, box, size, interpolation):
-    """The box (top, left, height, width) of an array at another size, anti-aliased; as Pillow, to a rounding step."""
+    """The box (top, left, height, width) of an array at another size, anti-aliased.
+
+    As Pillow to a step of rounding; where bicubic overshoots, single pixels differ by a few.
+    """
     height, width, channels = image.shape
     pixel = {1: cykooz_resizer.PixelType.U8, 3: cykooz_resizer.PixelType.U8x3}[channels]
     source = cykooz_resizer.ImageData(width, height, pixel, image.tobytes())
