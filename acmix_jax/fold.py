@@ -46,7 +46,7 @@ def fold(variables: Variables, largest_composed: int | None = None) -> Variables
       Without "folded" where there is nothing to fold (plain Swin and PVT).
 
     Raises:
-      UserError: they are folded already.
+      UserError: they are folded already; or heads share a shift kernel.
     """
     if "folded" in variables:
         raise UserError("these variables are folded already")
@@ -85,12 +85,14 @@ def _fold_acmix(flat, path, scale, largest_composed):
         flat[*folded, "scale"] = flat.pop((*params, "alpha"), 1.0) * scale
     if (*params, "fc", "kernel") not in flat:
         return
-    _multiply(flat, (*params, "shift"), flat.pop((*params, "beta"), 1.0) * scale)
     (qkv, bias), (fc, fc_bias) = ([flat.get((*params, name, p)) for p in ("kernel", "bias")] for name in ("qkv", "fc"))
+    dim = bias.size // len(fc)
+    if flat[*params, "shift", "kernel"].shape[-1] == dim and len(fc) > 3:
+        raise UserError("a network with acmix.shared_shift=True cannot be folded; use it as it is")
+    _multiply(flat, (*params, "shift"), flat.pop((*params, "beta"), 1.0) * scale)
     is_narrow = shift.fastest_form(len(qkv)) == "dense" if largest_composed is None else len(qkv) <= largest_composed
     if not is_narrow:
         return
-    dim = bias.size // len(fc)
     is_coarse = (*params, "reduce", "kernel") in flat  # of k and v (PVT), which then cannot be composed
     fine = len(fc) // 3 if is_coarse else len(fc)
     qkv, bias = qkv[:, : fine * dim].reshape(-1, fine, dim), bias[: fine * dim].reshape(fine, dim)

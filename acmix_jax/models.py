@@ -47,7 +47,8 @@ def create_model(
       dropout: rate in Swin and PVT.
       remat: compute each block again for its gradient: less memory, more time.
       **acmix: fields of `layers.acmix.ACmix` or of its attention to change in every block, only for models named
-        acmix_*: paths, kernel_size, shift_form, shift_init; window_size (not PVT); num_heads, attention_form (ResNet).
+        acmix_*: paths, combination, kernel_size, shift_form, shift_init, shared_shift; window_size (not PVT);
+        num_heads, attention_form (ResNet).
 
     Raises:
       UserError: unknown name of a model or field, says the nearest ones; or a field that this model does not have.
@@ -93,7 +94,7 @@ def _swin(name, is_acmix, dtype, drop_path, dropout, window_size=7, **fields):
 _PLAIN = {"paths": "attention"}
 _LINEAR = {"kernel_init": normal_02, "bias_init": nn.initializers.zeros}
 _TRANSFORMER = {"project": True, "conv_init": torch_default, **_LINEAR}
-_FIELDS = ("paths", "combination", "kernel_size", "shift_form", "shift_init")
+_FIELDS = ("paths", "combination", "kernel_size", "shift_form", "shift_init", "shared_shift")
 
 
 class Family(NamedTuple):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from acmix_jax.errors import check_choice
+from acmix_jax.errors import UserError, check_choice
 
 
 def learning_rate_schedule(
@@ -35,26 +35,37 @@ def learning_rate_schedule(
     return learning_rate
 
 
-def decay_mask(params: Any, skip: str) -> Any:
-    """True for each parameter that decays: whose path, such as "backbone/stem_conv/kernel", `skip` is not found in."""
+def decay_mask(params: Any, *skip: str) -> Any:
+    """True for each parameter that decays: in whose path, such as "backbone/stem_conv/kernel", none of `skip` is."""
     flat = flax.traverse_util.flatten_dict(params, sep="/")
-    return flax.traverse_util.unflatten_dict({k: not re.search(skip, k) for k in flat}, sep="/")
+    decays = {path: not any(re.search(pattern, path) for pattern in skip if pattern) for path in flat}
+    return flax.traverse_util.unflatten_dict(decays, sep="/")
+
+
+def _frozen_mask(params, frozen):
+    mask = jax.tree.map(lambda decays: not decays, decay_mask(params, frozen))
+    if not any(jax.tree.leaves(mask)):
+        raise UserError(f"--config.optimizer.frozen={frozen} is found in no parameter's path; see the list of a run")
+    return mask
 
 
 def make_optimizer(config, schedule: Callable[[int], jax.Array]) -> optax.GradientTransformation:
     """SGD with momentum, where decay joins the gradient before the momentum as in PyTorch; or AdamW.
 
+    Parameters that `frozen` names keep their values: no gradient, no decay.
+
     Raises:
-      UserError: unknown name.
+      UserError: unknown name; or, when it meets the parameters, `frozen` names none.
     """
     check_choice("optimizer", config.name, ("sgd", "adamw"))
 
     def mask(params):
-        return decay_mask(params, config.no_decay)
+        return decay_mask(params, config.no_decay, config.frozen)
 
     if config.name == "adamw":
         steps = [optax.adamw(schedule, weight_decay=config.weight_decay, mask=mask)]
     else:
         steps = [optax.add_decayed_weights(config.weight_decay, mask), optax.sgd(schedule, config.momentum)]
+    freeze = [optax.masked(optax.set_to_zero(), lambda params: _frozen_mask(params, config.frozen))]
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    return optax.chain(*clip, *steps)
+    return optax.chain(*(freeze if config.frozen else []), *clip, *steps)

@@ -79,7 +79,8 @@ def check_config(config: Any) -> None:
     steps = re.fullmatch(r"(\d+):(\d+)", config.profile_steps or "0:0")
     if not steps or int(steps[1]) > int(steps[2]):
         raise UserError(f"--config.profile_steps={config.profile_steps} is no range of steps, such as 100:110")
-    try:
-        re.compile(config.optimizer.no_decay)
-    except re.error as error:
-        raise UserError(f"--config.optimizer.no_decay={config.optimizer.no_decay!r}: {error}") from error
+    for field in ("no_decay", "frozen"):
+        try:
+            re.compile(config.optimizer[field])
+        except re.error as error:
+            raise UserError(f"--config.optimizer.{field}={config.optimizer[field]!r}: {error}") from error

@@ -24,6 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.acmix.kernel_size = 3  # of the convolution; odd
     config.acmix.shift_form = config_dict.placeholder(str)  # of the convolution, see ops/shift.py; None for the fastest
     config.acmix.attention_form = config_dict.placeholder(str)  # ResNet only, see ops/neighborhood.py; None likewise
+    config.acmix.shared_shift = False  # one shift kernel for all heads, not one each (the paper: one each)
     config.acmix.shift_init = True  # start the convolution as shifts (the paper); False as the released ResNet does
 
     config.data = ml_collections.ConfigDict()
@@ -71,6 +72,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.momentum = 0.9  # of sgd
     config.optimizer.weight_decay = 1e-4
     config.optimizer.no_decay = "(^|/)(alpha|beta)$"  # regular expression of parameters without weight decay
+    config.optimizer.frozen = ""  # likewise, of parameters that keep the values they start with; "" for none
 
     config.distributed = ml_collections.ConfigDict()
     config.distributed.coordinator = ""  # of several processes: "auto" (TPU pods, SLURM) or HOST:PORT of the first

@@ -68,6 +68,13 @@ def test_nothing_is_left_of_batch_norm_in_resnet_but_biases():
     assert [sorted(mixer) for mixer in mixers] == 3 * [["attention", "qkv"]] + [["attention", "fc", "qkv", "shift"]]
 
 
+@pytest.mark.parametrize("name", ["acmix_resnet14_stem1", "acmix_swin_micro_patch2"])
+def test_a_shared_shift_is_refused(name):
+    _, _, variables = trained(name, SIZES[name], shared_shift=True)
+    with pytest.raises(UserError, match="shared_shift=True cannot be folded"):
+        fold(variables)
+
+
 def test_folded_variables_cannot_be_trained_or_folded_again():
     model, images, variables = trained("acmix_swin_micro_patch2", (16, 16))
     folded = fold(variables)

@@ -1,9 +1,11 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from acmix_jax import optim
+from acmix_jax.errors import UserError
 from configs import common
 
 
@@ -55,6 +57,26 @@ def test_a_long_gradient_is_clipped(settings):
     params = {"kernel": jnp.zeros(2)}
     updates, _ = optimizer.update({"kernel": jnp.array([30.0, 40.0])}, optimizer.init(params), params)
     np.testing.assert_allclose(updates["kernel"], [-3, -4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_frozen_parameters_keep_their_values(settings, name):
+    settings.name, settings.frozen, settings.clip_norm = name, "shift/kernel", 1.0
+    optimizer = optim.make_optimizer(settings, lambda step: 0.5)
+    params = {"shift": {"kernel": jnp.array([2.0])}, "fc": {"kernel": jnp.array([2.0])}}
+    updates, _ = optimizer.update(jax.tree.map(lambda x: 1e3 * x, params), optimizer.init(params), params)
+    assert updates["shift"]["kernel"] == 0 != updates["fc"]["kernel"]
+    if name == "sgd":  # a frozen parameter's gradient takes no part in the clipping
+        settings.frozen, kernel = "", {"fc": {"kernel": jnp.array([2.0])}}
+        alone = optim.make_optimizer(settings, lambda step: 0.5)
+        wanted, _ = alone.update({"fc": {"kernel": jnp.array([2e3])}}, alone.init(kernel), kernel)
+        assert wanted["fc"]["kernel"] == updates["fc"]["kernel"]
+
+
+def test_a_pattern_that_freezes_nothing_is_a_mistake(settings):
+    settings.frozen = "shfit/kernel"
+    with pytest.raises(UserError, match="optimizer.frozen=shfit/kernel is found in no parameter's path"):
+        optim.make_optimizer(settings, lambda step: 0.5).init({"shift": {"kernel": jnp.ones(1)}})
 
 
 def test_alpha_and_beta_do_not_decay(settings):

@@ -50,6 +50,8 @@ class ACmix(nn.Module):
       shift_form: a form of ops/shift.py; None picks the fastest. Kernels that fold.py composed stay dense.
       shift_init: start the convolution as shifts (the paper); False draws its kernel from `conv_init`, which is
         what the released ResNet does.
+      shared_shift: the heads share one shift kernel, so that each repeats what the others see (paper, figure 3c, one
+        group convolution instead of N); for the ablation, neither folded nor converted.
       fc_bias: gives fc a bias (the released Swin variant).
       kernel_init, bias_init: initialisers of the linear maps; None is PyTorch's bias.
       conv_init: initialiser of fc; None is `kernel_init`.
@@ -74,6 +76,7 @@ class ACmix(nn.Module):
     combination: str = "learned"
     shift_form: str | None = None
     shift_init: bool = True
+    shared_shift: bool = False
     fc_bias: bool = False
     kernel_init: Initializer = torch_default
     bias_init: Initializer | None = None
@@ -115,20 +118,24 @@ class ACmix(nn.Module):
         if self.paths != "attention":
             with jax.named_scope("stage2_convolution"):
                 convolved = self._convolve(form, x, pieces, *qkv)
-        return self._mix(attended, convolved)
+        return self.weighted_sum(*self._factors(), attended, convolved)
 
-    def _mix(self, attended, convolved):
-        """The weighted sum of what there is; fold.py leaves one factor, that of the attention."""
+    def _factors(self):
+        """Alpha and beta; fold.py leaves one factor, that of the attention."""
         if self.has_variable("folded", "scale"):
-            alpha, beta = self.get_variable("folded", "scale"), 1.0
-        elif self.paths == "both":
-            alpha, beta = (self.param(name, nn.initializers.constant(0.5), ()) for name in ("alpha", "beta"))
-            if self.combination == "convex":  # gives back what it gets if the two add up to 1, and keeps it so
-                alpha, beta = (1 + alpha - beta) / 2, (1 + beta - alpha) / 2
-            elif self.combination == "fixed":
-                alpha, beta = jax.lax.stop_gradient((alpha, beta))
-        else:
-            alpha = beta = 1.0
+            return self.get_variable("folded", "scale"), 1.0
+        if self.paths != "both":
+            return 1.0, 1.0
+        alpha, beta = (self.param(name, nn.initializers.constant(0.5), ()) for name in ("alpha", "beta"))
+        if self.combination == "convex":  # gives back what it gets if the two add up to 1, and keeps it so
+            return (1 + alpha - beta) / 2, (1 + beta - alpha) / 2
+        return (alpha, beta) if self.combination == "learned" else jax.lax.stop_gradient((alpha, beta))
+
+    def weighted_sum(self, alpha, beta, attended, convolved):
+        """What the layer returns, from what its paths give; None for a path that is not there.
+
+        A method of its own so that analysis/path_norms.py can watch it.
+        """
         attended, tokens = attended if isinstance(attended, tuple) else (attended, None)
         parts = [scale * x for scale, x in ((alpha, attended), (beta, convolved)) if x is not None]
         mixed = sum(parts).astype(self.dtype)
@@ -214,13 +221,15 @@ class ACmix(nn.Module):
         conv_init = self.conv_init or self.kernel_init
 
         def shift_init(key, shape, dtype=jnp.float32):
-            return shift.shift_kernel(size, self.features, dtype)
+            return shift.shift_kernel(size, shape[-1], dtype)
 
         fc, fc_bias = Weights((count, taps), conv_init, use_bias=self.fc_bias, name="fc")()
+        outputs = self.features // (self.num_heads if self.shared_shift else 1)
         kernel, _ = Weights(
-            (size, size, taps, self.features), shift_init if self.shift_init else conv_init, use_bias=False,
-            name="shift",
-        )()  # fmt: skip
+            (size, size, taps, outputs), shift_init if self.shift_init else conv_init, use_bias=False, name="shift"
+        )()
+        if self.shared_shift:
+            kernel = jnp.repeat(kernel, self.num_heads, axis=-1)
         fine = count if self.reduction == 1 else self._heads[0]  # pieces on the grid of x; the others are coarser
         if form == "dense" and composed[0] is None:  # from parameters in full precision
             width = fine * (self.features // self.num_heads)

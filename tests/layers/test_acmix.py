@@ -83,6 +83,20 @@ def test_combinations_start_alike_and_learn_what_they_may(combination):
         assert float(alpha) == float(beta) == 0
 
 
+@pytest.mark.parametrize("shift_form", shift.FORMS)
+def test_a_shared_shift_is_one_kernel_for_all_heads(shift_form):
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 8))
+    fields = {"num_heads": 4, "paths": "convolution", "shift_form": shift_form}
+    layer = acmix_jax.ACmix(16, shared_shift=True, shift_init=False, **fields)
+    found, variables = jax.jit(layer.init_with_output)(jax.random.key(1), x)
+    kernel = variables["params"]["shift"]["kernel"]  # [3, 3, 9, dim]
+    assert kernel.shape == (3, 3, 9, 4)
+    own = variables["params"] | {"shift": {"kernel": jnp.repeat(kernel, 4, axis=-1)}}
+    np.testing.assert_allclose(found, jax.jit(acmix_jax.ACmix(16, **fields).apply)({"params": own}, x), atol=1e-6)
+    heads = found.reshape(*found.shape[:3], 4, 4)  # [B, H, W, dim, heads]
+    np.testing.assert_allclose(heads, jnp.broadcast_to(heads[..., :1], heads.shape), atol=1e-6)
+
+
 def test_bias_of_the_position_has_no_gradient():
     """It moves all logits of a window alike, so it cancels out of the softmax."""
     with jax.enable_x64(True):
