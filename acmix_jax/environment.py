@@ -1,5 +1,7 @@
 """What a run ran on, for its records."""
 
+import os
+import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +24,7 @@ def describe() -> dict[str, Any]:
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "commit": commit,
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "processes": jax.process_count(),
     }
 

@@ -1,79 +1,202 @@
-"""The paper's figure 5 for runs of any models: how far each layer leans to attention or to convolution.
+"""Figure 5 of the paper: how far each layer leans to attention or to convolution, over runs with several seeds.
 
 python -m experiments.path_bias --out=DIR RUN [RUN ...]
 
-Each RUN is a workdir of main.py; its newest checkpoint is read. Writes path_bias.csv, a row for each layer, and
-path_bias.png, a panel for each run.
+Each RUN is a workdir of main.py, of any model and data; its newest checkpoint is read. Runs that differ in their seed
+only are one group: their mean, and a band from the lowest to the highest. Beside alpha, beta and log(alpha / beta)
+stands what these hide, measured on --images test images of the run's data: the logarithm of
+||alpha * attention|| / ||beta * convolution||, over all of a layer's output, and by pixel over one photograph (--photo,
+else the first test image). Where the data are not at hand, that is missing. Writes path_bias.csv (a row for each layer
+of each run), path_bias.png and path_maps.png.
 """
 
 import argparse
 import csv
+import json
+import math
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
 from absl import logging
 from matplotlib.figure import Figure
 
 from acmix_jax import workdir
 from acmix_jax.analysis import alpha_beta
+from acmix_jax.analysis.path_norms import PathNorms, path_norms
 from acmix_jax.checkpoint import Checkpoints
+from acmix_jax.data import pipeline
+from acmix_jax.data.photos import Photo
 from acmix_jax.errors import UserError
+from acmix_jax.tasks import create_task
+from experiments import record
 
 
-def read(run: Path) -> tuple[str, int, list[alpha_beta.Layer]]:
-    """The model of a run, the step of its newest checkpoint, and alpha and beta of its layers.
+class Run(NamedTuple):
+    """What a workdir holds."""
+
+    folder: Path
+    group: str  # of all that differ in their seed only
+    title: str
+    seed: int | str
+    step: int
+    layers: list[alpha_beta.Layer]
+    norms: dict[str, PathNorms]  # by layer, on test images; empty where these are not at hand
+    maps: dict[str, PathNorms]  # likewise, on the photograph
+    photo: np.ndarray | None  # uint8 [H, W, C]
+
+
+def read(folder: Path, images: int, photo: Path | None) -> Run:
+    """Alpha, beta and the norms of the paths of a run.
 
     Raises:
-      UserError: no run, no checkpoint, or no ACmix layer.
+      UserError: no run, no checkpoint, or no ACmix layer; or the photograph cannot be read.
     """
-    model = workdir.model_of(run)
-    with Checkpoints(run / "checkpoints", best="", read_only=True) as checkpoints:
+    facts = workdir.describe(folder)
+    config = facts.get("config", {})
+    with Checkpoints(folder / "checkpoints", best="", read_only=True) as checkpoints:
         step, variables = checkpoints.read_variables("latest")
     layers = alpha_beta.read(variables["params"])
     if not layers:
-        raise UserError(f"{run} is a run of {model}, which has no ACmix layer; use runs of acmix_* with both paths")
-    return model, step, layers
+        raise UserError(
+            f"{folder} is a run of {facts['model']}, which has no ACmix layer; use runs of acmix_* with both paths"
+        )
+    group = json.dumps({"model": facts["model"]} | {k: v for k, v in config.items() if k != "seed"}, sort_keys=True)
+    title = " on ".join([facts["model"], *([config["data"]["source"]] if config else [])])
+    try:
+        measured = _measure(ml_collections.ConfigDict(config), variables, images, photo) if config else ({}, {}, None)
+    except UserError as error:
+        if photo and str(photo) in str(error):
+            raise
+        print(f"{folder}: share of the paths not measured ({error})", file=sys.stderr)
+        measured = {}, {}, None
+    return Run(folder, group, title, config.get("seed", ""), step, layers, *measured)
 
 
-def write_table(found: list, path: Path) -> None:
+def _measure(config: Any, variables: Any, count: int, photo: Path | None):
+    """Norms on test images and on a photograph, and that as the network gets it."""
+    batch = next(iter(pipeline.eval_batches(pipeline.open_source(config.data, "test"), config.data, count)))
+    images = batch["image"][batch["mask"] > 0]
+    shown = images[0]
+    if photo:
+        try:
+            data = Photo(photo.read_bytes(), str(photo), images.shape[-1])
+        except OSError as error:
+            raise UserError(f"cannot read --photo={photo} ({error.strerror})") from error
+        config = config.copy_and_resolve_references()
+        config.data.image_size = config.data.image_size or images.shape[1]
+        shown = pipeline.change_for_evaluation(config.data, data)
+    task, _ = create_task(config, [])
+    norms, maps = (path_norms(task.model, variables, task.normalise(jnp.asarray(x))) for x in (images, shown[None]))
+    return norms, maps, shown
+
+
+def _columns(run: Run) -> dict[str, np.ndarray]:
+    """Numbers of a run by layer, from the first to the last; nan where there is none."""
+    ratios = [run.norms[x.name].log_ratio if run.norms else math.nan for x in run.layers]
+    return {
+        "alpha": np.array([x.alpha for x in run.layers]),
+        "beta": np.array([x.beta for x in run.layers]),
+        "log_alpha_over_beta": np.array([math.nan if x.log_ratio is None else x.log_ratio for x in run.layers]),
+        "log_attention_over_convolution": np.array(ratios),
+    }
+
+
+def write_table(runs: list[Run], path: Path) -> None:
     """A row for each layer of each run."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["model", "step", "depth", "layer", "alpha", "beta", "log_alpha_over_beta"])
-        for model, step, layers in found:
-            writer.writerows([model, step, i, x.name, x.alpha, x.beta, x.log_ratio] for i, x in enumerate(layers, 1))
+        names = list(_columns(runs[0]))
+        writer.writerow(["run", "model", "seed", "step", "depth", "layer", *names])
+        for run in runs:
+            columns = _columns(run)
+            for i, layer in enumerate(run.layers):
+                numbers = ["" if math.isnan(columns[name][i]) else f"{columns[name][i]:.5f}" for name in names]
+                writer.writerow([run.folder.name, run.title, run.seed, run.step, i + 1, layer.name, *numbers])
 
 
-def draw(found: list, path: Path) -> None:
-    """A panel for each run, all with the same scale."""
-    columns = min(2, len(found))
-    rows = -(-len(found) // columns)
-    figure = Figure(figsize=(4.5 * columns, 3 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-    for axes, (model, step, layers) in zip(panels, found, strict=False):
-        alpha_beta.draw(axes, layers)
-        axes.set_title(f"{model}, step {step}", fontsize="medium")
-    for axes in panels[len(found) :]:
-        axes.remove()
-    panels[0].legend(fontsize="small")
+def draw(groups: list[list[Run]], path: Path) -> None:
+    """A column for each group; above alpha and beta, below the two logarithms."""
+    figure = Figure(figsize=(max(4.0 * len(groups), 6), 6), layout="constrained")
+    panels = figure.subplots(2, len(groups), squeeze=False, sharey="row")
+    for (above, below), runs in zip(panels.T, groups, strict=True):
+        columns = {name: np.stack([_columns(run)[name] for run in runs]) for name in _columns(runs[0])}  # [runs, depth]
+        _line(above, columns["alpha"], "tab:blue", "alpha (self-attention)")
+        _line(above, columns["beta"], "tab:orange", "beta (convolution)")
+        above.axhline(0.5, color="gray", linewidth=0.8, linestyle=":")
+        _line(below, columns["log_alpha_over_beta"], "tab:green", "log(alpha / beta)")
+        ratio = "log(||alpha attention|| / ||beta convolution||)"
+        _line(below, columns["log_attention_over_convolution"], "tab:purple", ratio)
+        below.axhline(0, color="gray", linewidth=0.8)
+        above.set_title(f"{runs[0].title}\nstep {runs[0].step}, {_count(runs)}", fontsize="small")
+        for axes in (above, below):
+            alpha_beta.name_layers(axes, runs[0].layers)
+    for axes in panels[:, 0]:
+        axes.legend(fontsize="small")
+    panels[0, 0].set_ylabel("learned weight of the path")
+    panels[1, 0].set_ylabel("above 0: attention, below: convolution")
+    figure.savefig(path, dpi=150)
+
+
+def _count(runs):
+    return "1 seed" if len(runs) == 1 else f"{len(runs)} seeds: mean, lowest to highest"
+
+
+def _line(axes, values, color, label):
+    """Mean and band over the runs of `[runs, depth]`."""
+    if np.isnan(values).all():
+        return
+    depth = range(1, values.shape[1] + 1)
+    axes.plot(depth, values.mean(axis=0), "o-", color=color, label=label, markersize=4)
+    axes.fill_between(depth, values.min(axis=0), values.max(axis=0), color=color, alpha=0.2)
+
+
+def draw_maps(runs: list[Run], path: Path) -> None:
+    """A row for each run: the photograph, and by pixel the logarithm of the ratio in each layer."""
+    width = 1 + max(len(run.layers) for run in runs)
+    figure = Figure(figsize=(1.5 * width, 1.9 * len(runs)), layout="constrained")
+    panels = figure.subplots(len(runs), width, squeeze=False)
+    for row, run in zip(panels, runs, strict=True):
+        row[0].imshow(run.photo, cmap="gray")
+        row[0].set_title(run.title.replace(" on ", "\n"), fontsize="xx-small")
+        for axes, layer in zip(row[1:], run.layers, strict=False):
+            shown = axes.imshow(run.maps[layer.name].log_ratio_by_pixel[0], cmap="PuOr_r", vmin=-3, vmax=3)
+            axes.set_title(alpha_beta.short_name(layer), fontsize="small")
+        for axes in row:
+            axes.set_axis_off()
+    figure.colorbar(shown, ax=panels, label="log ratio; > 0: attention", shrink=0.8)
     figure.savefig(path, dpi=150)
 
 
 def main() -> None:
     """Reads the flags; a mistake in them ends the program with one line."""
-    parser = argparse.ArgumentParser(prog="experiments.path_bias", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="experiments.path_bias", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", type=Path, help="workdirs of main.py")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the table and the picture")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the table and the pictures")
+    parser.add_argument("--images", type=int, default=64, help="test images to measure the paths on")
+    parser.add_argument("--photo", type=Path, help="image file for the maps")
     flags = parser.parse_args()
     logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
     try:
-        found = [read(run) for run in flags.runs]
+        runs = [read(folder, flags.images, flags.photo) for folder in flags.runs]
         flags.out.mkdir(parents=True, exist_ok=True)
-        write_table(found, flags.out / "path_bias.csv")
-        draw(found, flags.out / "path_bias.png")
+        groups = [[run for run in runs if run.group == key] for key in dict.fromkeys(run.group for run in runs)]
+        written = [flags.out / "path_bias.csv", flags.out / "path_bias.png"]
+        write_table(runs, written[0])
+        draw(groups, written[1])
+        seen = [of_group[0] for of_group in groups if of_group[0].maps]
+        if seen:
+            written.append(flags.out / "path_maps.png")
+            draw_maps(seen, written[2])
+        record.write(flags.out, __doc__, "measured here", seeds=sorted({str(run.seed) for run in runs}))
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(f"{flags.out / 'path_bias.csv'}\n{flags.out / 'path_bias.png'}")
+    print(*written, sep="\n")
 
 
 if __name__ == "__main__":

@@ -60,37 +60,37 @@ def _block(path: str) -> str:
     return next(part for part in path.split("/") if re.search(r"\d", part))
 
 
+def short_name(layer: Layer) -> str:
+    """Stage and block: "1.2" for stage1_block2."""
+    return layer.name.replace("_block", ".").replace("stage", "")
+
+
+def name_layers(axes, layers: list[Layer]) -> None:
+    """Labels the horizontal axis of Matplotlib axes, on which the first layer is at 1."""
+    axes.set_xticks(range(1, len(layers) + 1), [short_name(layer) for layer in layers])
+    axes.set_xlabel("layer: stage.block, input to output")
+    axes.tick_params(axis="x", labelrotation=0 if len(layers) <= 8 else 60)
+
+
 def _plot(layers: list[Layer], title: str, path: Path) -> None:
     from matplotlib.figure import Figure  # slow to import, and training does without
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    draw(left, layers)
+    depth = range(1, len(layers) + 1)
+    left.plot(depth, [x.alpha for x in layers], "o-", color="tab:blue", label="alpha (self-attention)")
+    left.plot(depth, [x.beta for x in layers], "s-", color="tab:orange", label="beta (convolution)")
+    left.axhline(0.5, color="gray", linewidth=0.8, linestyle=":", label="usual start, 0.5")
+    left.set_ylabel("learned weight of the path")
     left.legend()
     right.axhline(0, color="gray", linewidth=0.8)
     ratios = [math.nan if x.log_ratio is None else x.log_ratio for x in layers]
-    right.plot(range(1, len(layers) + 1), ratios, "o-", color="tab:green")
+    right.plot(depth, ratios, "o-", color="tab:green")
     right.set_ylabel("log(alpha / beta)")
     right.annotate("attention weighs more", (0.02, 0.97), xycoords="axes fraction", va="top", color="gray")
     right.annotate("convolution weighs more", (0.02, 0.03), xycoords="axes fraction", va="bottom", color="gray")
     right.margins(y=0.25)
-    _name_layers(right, layers)
+    for axes in (left, right):
+        name_layers(axes, layers)
     figure.suptitle(title)
     figure.savefig(path, dpi=150)
-
-
-def draw(axes, layers: list[Layer]) -> None:
-    """Draws alpha and beta by depth into Matplotlib axes."""
-    depth = range(1, len(layers) + 1)
-    axes.plot(depth, [x.alpha for x in layers], "o-", color="tab:blue", label="alpha (self-attention)")
-    axes.plot(depth, [x.beta for x in layers], "s-", color="tab:orange", label="beta (convolution)")
-    axes.axhline(0.5, color="gray", linewidth=0.8, linestyle=":", label="usual start, 0.5")
-    axes.set_ylabel("learned weight of the path")
-    _name_layers(axes, layers)
-
-
-def _name_layers(axes, layers):
-    names = [x.name.replace("_block", ".").replace("stage", "") for x in layers]
-    axes.set_xticks(range(1, len(layers) + 1), names)
-    axes.set_xlabel("layer: stage.block, input to output")
-    axes.tick_params(axis="x", labelrotation=0 if len(layers) <= 8 else 60)

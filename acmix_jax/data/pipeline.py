@@ -86,7 +86,7 @@ def eval_batches(source, config, batch_size: int) -> Iterable[dict[str, np.ndarr
 
     Damaged images are left out with `damaged="skip"`.
     """
-    place_of, change = _place_of_rows(batch_size), partial(_change_for_evaluation, config)
+    place_of, change = _place_of_rows(batch_size), partial(change_for_evaluation, config)
 
     def example(row: int) -> dict:
         index = place_of(row)
@@ -191,7 +191,8 @@ def _change_for_training(config, image, rng):
     return image
 
 
-def _change_for_evaluation(config, image):
+def change_for_evaluation(config, image) -> np.ndarray:
+    """A Photo or an array as the network gets it to evaluate, before the pixels are normalised."""
     if not config.image_size:
         return augment.to_array(image)
     if not config.eval_resize:

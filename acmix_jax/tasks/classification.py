@@ -65,10 +65,10 @@ class Classification:
         return cls(model, **fields, mean=tuple(config.data.mean), std=tuple(config.data.std))
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
-        return self.model.init(key, self._normalise(batch["image"]), train=False)
+        return self.model.init(key, self.normalise(batch["image"]), train=False)
 
     def loss(self, variables: Variables, batch: Batch, rngs: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
-        images = self._normalise(batch["image"])
+        images = self.normalise(batch["image"])
         targets = smooth_labels(
             batch["label"], self.model.num_classes, self.label_smoothing, self.label_smoothing_over_all
         )
@@ -84,7 +84,7 @@ class Classification:
 
     def predict(self, variables: Variables, batch: Batch) -> jax.Array:
         """Logits float32 `[B, num_classes]`."""
-        return self.model.apply(variables, self._normalise(batch["image"]), train=False)
+        return self.model.apply(variables, self.normalise(batch["image"]), train=False)
 
     def _train(self, variables, images, key):
         """Logits, and the running statistics after the batch."""
@@ -98,5 +98,6 @@ class Classification:
         logits, changed = jax.vmap(of_group)(groups, jax.random.split(key, self.batch_norm_groups))
         return logits.reshape(len(images), -1), jax.tree.map(lambda x: x.mean(axis=0), changed)
 
-    def _normalise(self, image):
+    def normalise(self, image: jax.Array) -> jax.Array:
+        """What the model takes, float32, from uint8 `[B, H, W, C]`."""
         return (image.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
