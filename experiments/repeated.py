@@ -12,52 +12,71 @@ from matplotlib.figure import Figure
 
 from acmix_jax.errors import UserError
 from acmix_jax.metrics_writer import read_metrics
-from experiments import sweep
+from experiments import record, sweep
 
 METRIC = "eval_top1"
 
 
-def run_table(description: str, config: str, rows: dict[str, dict[str, Any]]) -> None:
-    """The command line of a table's file.
-
-    Args:
-      description: its docstring.
-      config: config file and argument, unless the command line names another.
-      rows: fields of the config by what the row is called.
-    """
+def parser_of(description: str, config: str) -> argparse.ArgumentParser:
+    """The options of a table's file; `config` is the config file and argument that the command line may change."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, type=Path, help="gets the table, the picture and a folder for each run")
+    parser.add_argument("--out", required=True, type=Path, help="gets the table and the picture")
+    parser.add_argument("--runs", type=Path, help="gets a folder for each run; tables with the same one share runs")
     parser.add_argument("--config", default=config, help=f"config file and :ARGUMENT; default {config}")
+    parser.add_argument("--rows", default="", help="only the rows with this in their name")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="fields of all runs, to scale them")
-    flags = parser.parse_args()
+    return parser
+
+
+def run_table(flags: argparse.Namespace, description: str, rows: dict[str, dict[str, Any]]) -> None:
+    """Runs what is not finished, writes table.csv, table.png and record.json, and prints the table.
+
+    Args:
+      flags: of `parser_of`; a mistake in them ends the program with one line.
+      description: the docstring of the table's file.
+      rows: fields of the config by what the row is called.
+    """
     try:
         common = dict(field.split("=", 1) for field in flags.set)
+        folder = flags.runs or flags.out / "runs"
         runs = {
             name: [
-                sweep.run_with({**common, **fields, "seed": seed}, flags.config, flags.out)
-                for seed in range(flags.seeds)
+                sweep.run_with({**common, **fields, "seed": seed}, flags.config, folder) for seed in range(flags.seeds)
             ]
             for name, fields in rows.items()
+            if flags.rows in name
         }
+        if not runs:
+            raise UserError(f"--rows={flags.rows} is in no name of a row: {', '.join(rows)}")
         flags.out.mkdir(parents=True, exist_ok=True)
         try:
             sweep.run_all([run for of_row in runs.values() for run in of_row], flags.parallel)
         finally:
             found = {name: [top1 for run in of_row for top1 in _last(run)] for name, of_row in runs.items()}
-            _write(flags.out / "table.csv", found, next(iter(runs.values()))[0])
+            _write(flags.out / "table.csv", found)
             _draw(flags.out / "table.png", found)
+            record.write(
+                flags.out, description, "measured here", config=flags.config, seeds=list(range(flags.seeds)),
+                environment=_environment(next(iter(runs.values()))[0]),
+            )  # fmt: skip
     except (UserError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     for name, values in found.items():
-        print(f"{name:40} {_mean(values):6.2f} ± {_deviation(values):.2f} %  ({len(values)} seeds)")
+        print(f"{name:50} {_mean(values):6.2f} ± {_deviation(values):.2f} %  ({len(values)} seeds)")
     print(f"{flags.out / 'table.csv'}\n{flags.out / 'table.png'}")
 
 
 def _last(run):
     """The accuracy at the end of a run, if that was reached."""
     return [row[METRIC] for row in read_metrics(run.folder) if METRIC in row][-1:] if run.is_finished else []
+
+
+def _environment(run):
+    """What the runs ran on, from the record of one of them."""
+    config = run.folder / "config.json"
+    return json.loads(config.read_text())["environment"] if config.exists() else {}
 
 
 def _mean(values):
@@ -68,17 +87,13 @@ def _deviation(values):
     return statistics.stdev(values) if len(values) > 1 else float("nan")
 
 
-def _write(path, found, run):
-    """A row each, and under them what the runs ran on, from the record of one of them."""
-    record = run.folder / "config.json"
-    environment = json.loads(record.read_text())["environment"] if record.exists() else {}
+def _write(path, found):
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "mean_top1", "standard_deviation", "seeds", "top1_of_each_seed"])
         for name, values in found.items():
             each = " ".join(f"{value:.2f}" for value in values)
             writer.writerow([name, f"{_mean(values):.2f}", f"{_deviation(values):.2f}", len(values), each])
-        writer.writerow([f"# {' '.join(sys.argv)}; {json.dumps(environment, sort_keys=True)}"])
 
 
 def _draw(path, found):

@@ -1,21 +1,21 @@
 """Table 6 of the paper: attention alone, convolution alone, and ways to combine them.
 
-python -m experiments.table6_paths --out=runs/table6
+python -m experiments.table6_paths --out=runs/table6 --runs=runs/ablations
 
 Small scale, the default: acmix_swin_micro_patch2 on Fashion-MNIST, 2 epochs, 3 seeds. Full scale, the paper's:
 --config=configs/imagenet.py:acmix_swin_tiny --set data.dir=IMAGES. Smoke scale: --config=configs/digits.py --seeds=1
 --set num_epochs=0.05. A stopped command continues when typed again.
 """
 
-from experiments.repeated import run_table
+from experiments.repeated import parser_of, run_table
 
 ROWS = {
     "attention": {"acmix.paths": "attention"},
     "convolution": {"acmix.paths": "convolution"},
     "0.5 attention + 0.5 convolution": {"acmix.combination": "fixed"},
     "alpha attention + (1 - alpha) convolution": {"acmix.combination": "convex"},
-    "alpha attention + beta convolution": {"acmix.combination": "learned"},
+    "alpha attention + beta convolution": {},
 }
 
 if __name__ == "__main__":
-    run_table(__doc__, "configs/fashion_mnist.py:acmix_swin_micro_patch2", ROWS)
+    run_table(parser_of(__doc__, "configs/fashion_mnist.py:acmix_swin_micro_patch2").parse_args(), __doc__, ROWS)

@@ -1,12 +1,15 @@
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from experiments import repeated, sweep, table6_paths
+from experiments import repeated, sweep, table6_paths, table7_shifts
 
+ROOT = Path(__file__).parent.parent.parent
+SMOKE = ["--config=configs/digits.py", "--seeds=1", "--set", "num_epochs=0.05", "eval_every=0"]
 MAIN = """
 import json, pathlib, sys
 flags = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
@@ -17,6 +20,7 @@ top1 = 50.0 + seed + (10 if flags["config.model"] == "good" else 0)
 (folder / "config.json").write_text(json.dumps({"environment": {"devices": "1 x cpu"}}))
 sys.exit(seed == FAILING)
 """
+ROWS = {"a good one": {"model": "good"}, "a bad one": {"model": "bad"}}
 
 
 @pytest.fixture
@@ -24,10 +28,10 @@ def run(tmp_path, monkeypatch):
     """A table of two rows, with a program that only pretends to train."""
     monkeypatch.setattr(sweep, "MAIN", tmp_path / "main.py")
 
-    def run(failing=None):
+    def run(*more, failing=None, rows=ROWS):
         (tmp_path / "main.py").write_text(MAIN.replace("FAILING", str(failing)))
-        monkeypatch.setattr(sys, "argv", ["table", f"--out={tmp_path}/out", "--set", "num_epochs=2"])
-        repeated.run_table("", "config.py", {"a good one": {"model": "good"}, "a bad one": {"model": "bad"}})
+        monkeypatch.setattr(sys, "argv", ["table", f"--out={tmp_path}/out", *more, "--set", "num_epochs=2"])
+        repeated.run_table(repeated.parser_of("", "config.py").parse_args(), "A table.", rows)
 
     return run
 
@@ -36,14 +40,19 @@ def table(out):
     return list(csv.reader((out / "table.csv").read_text().splitlines()))
 
 
+def starts(runs):
+    return {path.parent.name: len(path.read_text().splitlines()) for path in runs.glob("*/starts")}
+
+
 def test_mean_and_deviation_of_each_row(run, tmp_path, capsys):
     run()
-    assert table(tmp_path / "out")[:3] == [
+    assert table(tmp_path / "out") == [
         ["row", "mean_top1", "standard_deviation", "seeds", "top1_of_each_seed"],
         ["a good one", "61.00", "1.00", "3", "60.00 61.00 62.00"],
         ["a bad one", "51.00", "1.00", "3", "50.00 51.00 52.00"],
     ]
-    assert "1 x cpu" in table(tmp_path / "out")[3][0]
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert (record["title"], record["seeds"], record["environment"]) == ("A table.", [0, 1, 2], {"devices": "1 x cpu"})
     assert (tmp_path / "out" / "table.png").stat().st_size > 5000
     assert "a good one" in capsys.readouterr().out
 
@@ -51,18 +60,61 @@ def test_mean_and_deviation_of_each_row(run, tmp_path, capsys):
 def test_what_is_done_is_not_repeated(run, tmp_path):
     with pytest.raises(SystemExit, match="2 runs failed"):
         run(failing=1)
-    assert [row[3] for row in table(tmp_path / "out")[1:3]] == ["2", "2"]
+    assert [row[3] for row in table(tmp_path / "out")[1:]] == ["2", "2"]
     run()
-    starts = {path.parent.name: len(path.read_text().splitlines()) for path in (tmp_path / "out").glob("*/starts")}
-    assert {name: count for name, count in starts.items() if count > 1} == {
+    assert {name: count for name, count in starts(tmp_path / "out" / "runs").items() if count > 1} == {
         "num_epochs=2,model=good,seed=1": 2,
         "num_epochs=2,model=bad,seed=1": 2,
     }
 
 
+def test_tables_share_the_runs_that_they_have_in_common(run, tmp_path):
+    run(f"--runs={tmp_path / 'shared'}")
+    run(f"--runs={tmp_path / 'shared'}", rows={"the same": {"model": "good"}, "another": {"model": "other"}})
+    assert set(starts(tmp_path / "shared").values()) == {1}
+    assert table(tmp_path / "out")[1] == ["the same", "61.00", "1.00", "3", "60.00 61.00 62.00"]
+
+
+def test_some_rows_only(run, tmp_path):
+    run("--rows=good")
+    assert [row[0] for row in table(tmp_path / "out")[1:]] == ["a good one"]
+    with pytest.raises(SystemExit, match="--rows=ugly is in no name of a row: a good one, a bad one"):
+        run("--rows=ugly")
+
+
+def test_the_rows_of_tables_6_and_7_share_the_paper_s_operator():
+    both = "alpha attention + beta convolution", "learned from shifts, N groups"
+    assert table6_paths.ROWS[both[0]] == table7_shifts.ROWS[both[1]] == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("table6_paths", ["0.5 attention"]),
+        ("table7_shifts", ["shifts, not learned", "--speed-image-size=28", "--speed-rounds=1"]),
+    ],
+)
+def test_a_row_at_smoke_scale(tmp_path, name, rows):
+    """The command itself, with real training; the other rows: `make slow`."""
+    command = [sys.executable, "-m", f"experiments.{name}", f"--out={tmp_path}", *SMOKE, "--rows", *rows]
+    subprocess.run(command, check=True, cwd=ROOT)
+    (row,) = table(tmp_path)[1:]
+    assert row[0].startswith(rows[0])
+    assert 0 < float(row[1]) <= 100
+    if name == "table7_shifts":
+        speed = list(csv.DictReader((tmp_path / "speed.csv").read_text().splitlines()))
+        assert [line["implementation"] for line in speed[::2]] == list(table7_shifts.IMPLEMENTATIONS)
+        assert all(float(line["ms"]) > 0 for line in speed)
+        before = (tmp_path / "speed.csv").stat().st_mtime_ns
+        subprocess.run(command, check=True, cwd=ROOT)
+        assert (tmp_path / "speed.csv").stat().st_mtime_ns == before
+
+
 @pytest.mark.slow
-def test_table_6_at_smoke_scale(tmp_path):
-    command = [sys.executable, "-m", "experiments.table6_paths", f"--out={tmp_path}", "--config=configs/digits.py"]
-    command += ["--seeds=1", "--set", "num_epochs=0.05", "eval_every=0"]
-    subprocess.run(command, check=True, cwd=Path(__file__).parent.parent.parent)
-    assert [row[0] for row in table(tmp_path)[1:-1]] == list(table6_paths.ROWS)
+def test_all_rows_of_tables_6_and_7_at_smoke_scale(tmp_path):
+    for module in (table6_paths, table7_shifts):
+        name, out = module.__name__, tmp_path / module.__name__
+        speed = ["--speed-image-size=28", "--speed-rounds=1"] if module is table7_shifts else []
+        command = [sys.executable, "-m", name, f"--out={out}", f"--runs={tmp_path / 'runs'}", *SMOKE, *speed]
+        subprocess.run(command, check=True, cwd=ROOT)
+        assert [row[0] for row in table(out)[1:]] == list(module.ROWS)

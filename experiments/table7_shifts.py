@@ -1,0 +1,143 @@
+"""Table 7 of the paper: ways to shift and sum, their accuracy and their speed.
+
+python -m experiments.table7_shifts --out=runs/table7 --runs=runs/ablations
+
+Tensor shifts and frozen group convolutions are one function of the same parameters, so one row of accuracy serves
+both; the speed tells them apart. Measured there is the convolution's Stage II (fc, shift, sum) from the projections on,
+summed over the twelve layers of Swin-T, in turns: written to speed.csv and speed.png, once; delete these to measure
+again. Group convolutions are computed as such; multiply_shift is the form of this code, equal to N groups in value.
+
+Small scale, the default: acmix_swin_micro_patch2 on Fashion-MNIST, 2 epochs, 3 seeds. Full scale, the paper's:
+--config=configs/imagenet.py:acmix_swin_tiny --set data.dir=IMAGES. Smoke scale: --config=configs/digits.py --seeds=1
+--set num_epochs=0.05 --speed-image-size=28. A stopped command continues when typed again.
+"""
+
+import argparse
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from acmix_jax.analysis.speed import compiled, device_name, in_turns
+from acmix_jax.ops import shift
+from experiments.repeated import parser_of, run_table
+
+ROWS = {
+    "shifts, not learned (one group)": {"acmix.shared_shift": True, "optimizer.frozen": "shift/kernel"},
+    "learned from random values, one group": {"acmix.shared_shift": True, "acmix.shift_init": False},
+    "learned from shifts, one group": {"acmix.shared_shift": True},
+    "learned from random values, N groups": {"acmix.shift_init": False},
+    "learned from shifts, N groups": {},
+}
+
+LAYERS = ((96, 3, 4, 2), (192, 6, 8, 2), (384, 12, 16, 6), (768, 24, 32, 2))
+"""Swin-T: channels, heads, stride of the map and layers of each stage."""
+
+
+def _one_group(pieces, fc, kernel, heads):
+    return jnp.repeat(shift.shift_taps(shift.mix_pieces(pieces, fc), kernel, form="group_conv"), heads, axis=-1)
+
+
+def _n_groups(form):
+    return lambda pieces, fc, kernel, heads: shift.shift_convolution(pieces, fc, None, kernel, form=form)
+
+
+def _tensor_shifts(pieces, fc, kernel, heads):
+    return jnp.repeat(shift.shift_and_sum(shift.mix_pieces(pieces, fc)), heads, axis=-1)
+
+
+class Implementation(NamedTuple):
+    """A way to compute the convolution's Stage II."""
+
+    convolve: Callable[..., jax.Array]  # from pieces, fc, kernel and the number of heads
+    shared: bool  # one kernel for all heads
+    learned: bool  # the kernel gets a gradient
+
+
+IMPLEMENTATIONS = {
+    "tensor shifts": Implementation(_tensor_shifts, shared=True, learned=False),
+    "group convolution, frozen": Implementation(_one_group, shared=True, learned=False),
+    "group convolution, learned": Implementation(_one_group, shared=True, learned=True),
+    "group convolution, N groups": Implementation(_n_groups("group_conv"), shared=False, learned=True),
+    "multiply_shift, N groups": Implementation(_n_groups("multiply_shift"), shared=False, learned=True),
+}
+
+
+def measure(image_size: int, batch: int, rounds: int) -> dict[tuple[str, str], np.ndarray]:
+    """Milliseconds `[rounds]` for a batch by (implementation, pass), summed over all layers."""
+    total = {}
+    for channels, heads, stride, count in LAYERS:
+        size, dim = -(-image_size // stride), channels // heads
+        keys = jax.random.split(jax.random.key(channels), 2)
+        pieces = jax.random.normal(keys[0], (batch, size, size, 3 * heads, dim))
+        fc = jax.random.normal(keys[1], (3 * heads, 9)) / (3 * heads) ** 0.5
+        programs = {}
+        for name, (convolve, shared, learned) in IMPLEMENTATIONS.items():
+            kernel = shift.shift_kernel(3, dim if shared else channels)
+
+            def forward(pieces, fc, kernel, convolve=convolve, heads=heads):
+                return convolve(pieces, fc, kernel, heads)
+
+            def loss(pieces, fc, kernel, forward=forward):
+                return (forward(pieces, fc, kernel) ** 2).sum()
+
+            backward = jax.value_and_grad(loss, argnums=(0, 1, 2) if learned else (0, 1))
+            programs[name, "forward"] = compiled(forward, pieces, fc, kernel)
+            programs[name, "forward+backward"] = compiled(backward, pieces, fc, kernel)
+        for key, times in in_turns(programs, rounds).items():
+            total[key] = total.get(key, 0) + count * times
+    return total
+
+
+def measure_speed(flags: argparse.Namespace) -> None:
+    """Writes speed.csv and speed.png, unless they are there."""
+    table, picture = flags.out / "speed.csv", flags.out / "speed.png"
+    if not picture.exists():
+        times = measure(flags.speed_image_size, flags.speed_batch, flags.speed_rounds)
+        with table.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(
+                ["implementation", "pass", "img_size", "batch", "ms", "ms_q1", "ms_q3", "samples_per_sec", "device"]
+            )
+            for (name, way), values in times.items():
+                low, middle, high = np.percentile(values, [25, 50, 75])
+                numbers = [f"{x:.4g}" for x in (middle, low, high, 1e3 * flags.speed_batch / middle)]
+                writer.writerow([name, way, flags.speed_image_size, flags.speed_batch, *numbers, device_name()])
+        _draw(picture, times)
+    print(f"{table}\n{picture}")
+
+
+def _draw(path: Path, times) -> None:
+    """A bar for each implementation and pass, with its quartiles."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes = figure.subplots()
+    for i, way in enumerate(("forward", "forward+backward")):
+        low, middle, high = np.percentile([times[name, way] for name in IMPLEMENTATIONS], [25, 50, 75], axis=1)
+        places = np.arange(len(IMPLEMENTATIONS)) + 0.4 * i - 0.2
+        axes.barh(places, middle, 0.38, xerr=(middle - low, high - middle), capsize=3, label=way)
+    axes.set_yticks(range(len(IMPLEMENTATIONS)), list(IMPLEMENTATIONS))
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel(f"ms for a batch, all convolution paths of Swin-T; {device_name()}")
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Accuracy, then speed."""
+    parser = parser_of(__doc__, "configs/fashion_mnist.py:acmix_swin_micro_patch2")
+    parser.add_argument("--speed-image-size", type=int, default=224)
+    parser.add_argument("--speed-batch", type=int, default=1)
+    parser.add_argument("--speed-rounds", type=int, default=3)
+    flags = parser.parse_args()
+    run_table(flags, __doc__, ROWS)
+    measure_speed(flags)
+
+
+if __name__ == "__main__":
+    main()
