@@ -76,8 +76,8 @@ class Complexity(NamedTuple):
     macs: dict[str, int]  # multiply-adds for one image
 
 
-def complexity(name: str, image_size: int = 224, num_classes: int = 1000) -> Complexity:
-    """Counts parameters and multiply-adds of a model for one image of `image_size` x `image_size` pixels.
+def complexity(name: str, image_size: int = 224, num_classes: int = 1000, channels: int = 3) -> Complexity:
+    """Counts parameters and multiply-adds of a model for an image of `image_size` x `image_size` x `channels`.
 
     Raises:
       UserError: no such model, or an image too small for it.
@@ -86,7 +86,7 @@ def complexity(name: str, image_size: int = 224, num_classes: int = 1000) -> Com
     model = create_model(name, num_classes, **{key: form for key, form in _DEFINITION.items() if key in fields})
     if image_size < 1:
         raise UserError(f"an image of {image_size}x{image_size} pixels has none; use a larger size")
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
     # One trace gives both: init_with_output applies the model, and drawing the parameters takes no products.
     trace = jax.make_jaxpr(model.init_with_output, return_shape=True)
     program, (_, variables) = trace(jax.random.key(0), images)
@@ -95,7 +95,7 @@ def complexity(name: str, image_size: int = 224, num_classes: int = 1000) -> Com
         inside = path[path.index("mixer") + 1] if "mixer" in path else None
         params[_PARAMETERS.get(inside, "rest")] += leaf.size
     for scope, count in multiply_adds(program.jaxpr):
-        macs[_part(scope.split("/"))] += count
+        macs[part_of(scope.split("/"))] += count
     return Complexity(dict(params), dict(macs))
 
 
@@ -144,7 +144,7 @@ def _inner_jaxprs(parameters) -> Iterator[Jaxpr]:
                 yield inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
 
 
-def _part(scopes: list[str]) -> str:
+def part_of(scopes: list[str]) -> str:
     """The part that named scopes belong to: those of the modules (flax opens one for each) and of `ACmix`."""
     # proj lies in the scope of the attention, but neither projects for both paths nor aggregates.
     if "mixer" not in scopes or "proj" in scopes:

@@ -1,0 +1,174 @@
+"""Figure 4 of the paper: accuracy over multiply-adds, of ACmix networks, their plain networks and others of that time.
+
+python -m experiments.figure4_accuracy --out=runs/figure4 [RUN ...]
+
+On ImageNet, all accuracies are those that papers print; multiply-adds and parameters of networks in this repository
+are counted ("derived"), those of others are the paper's. figure4.csv says of each number where it comes from.
+Each RUN is a workdir of main.py on any data; its last accuracy ("measured here") gets a panel for its data, apart from
+the paper's and in another colour. Runs of one model are one point, with a bar from the lowest to the highest.
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from acmix_jax import workdir
+from acmix_jax.analysis.complexity import PAPER, complexity
+from acmix_jax.errors import UserError
+from acmix_jax.metrics_writer import read_metrics
+from experiments import record
+
+ACCURACY = {  # top-1 on ImageNet; ACmix: README of the released code. Plain: papers and READMEs of SAN, PVT and Swin
+    "ResNet": {
+        "resnet26": 73.6, "resnet38": 76.0, "resnet50": 76.9,
+        "acmix_resnet26": 76.1, "acmix_resnet38": 77.4, "acmix_resnet50": 77.8,
+    },
+    "SAN": {
+        "san10": 77.1, "san15": 78.0, "san19": 78.2, "acmix_san10": 77.6, "acmix_san15": 78.4, "acmix_san19": 78.7,
+    },
+    "PVT": {
+        "pvt_tiny": 75.1, "pvt_small": 79.8, "pvt_medium": 81.2, "pvt_large": 81.7,
+        "acmix_pvt_tiny": 78.0, "acmix_pvt_small": 81.7,
+    },
+    "Swin": {
+        "swin_tiny": 81.3, "swin_small": 83.0, "swin_base": 83.3, "acmix_swin_tiny": 81.9, "acmix_swin_small": 83.5,
+    },
+}  # fmt: skip
+
+OTHERS = {  # as plotted in figure 4: billions of multiply-adds, top-1; read off the picture, to 0.06 and 0.1
+    "ResNet": {
+        "SASA-ResNet": [(2.35, 75.2), (2.85, 77.0), (3.6, 77.4)], "LR-Net": [(2.6, 76.0), (4.3, 77.5)],
+        "AA-ResNet": [(3.55, 75.0), (4.15, 77.9)], "BoTNet": [(3.79, 77.0)], "BoTNet-S1": [(4.27, 77.7)],
+    },
+    "SAN": {},
+    "PVT": {"ConViT": [(1.0, 73.1), (2.0, 76.7), (4.3, 81.3)], "T2T-ViT": [(2.2, 76.5), (5.2, 81.5)]},
+    "Swin": {"CvT": [(4.5, 81.6), (7.1, 82.5)], "ConT": [(3.1, 80.2), (6.4, 81.8)]},
+}  # fmt: skip
+
+
+def papers_rows() -> list[dict[str, Any]]:
+    """A row for each point of the paper."""
+    rows = []
+    for family, models in ACCURACY.items():
+        for name, top1 in models.items():
+            cost = complexity(name)
+            rows.append({
+                "panel": family, "model": name, "top1": top1, "top1_origin": "paper",
+                "gmacs": round(sum(cost.macs.values()) / 1e9, 3), "gmacs_origin": "derived",
+                "gmacs_paper": PAPER[name][1], "params_m": round(sum(cost.params.values()) / 1e6, 2),
+                "params_paper_m": PAPER[name][0],
+            })  # fmt: skip
+        for name, points in OTHERS[family].items():
+            for gmacs, top1 in points:
+                rows.append({
+                    "panel": family, "model": name, "top1": top1, "top1_origin": "paper's figure", "gmacs": gmacs,
+                    "gmacs_origin": "paper's figure",
+                })  # fmt: skip
+    return rows
+
+
+def measured_rows(folders: list[Path]) -> list[dict[str, Any]]:
+    """A row for each run.
+
+    Raises:
+      UserError: no run, or one that was not evaluated.
+    """
+    rows = []
+    for folder in folders:
+        facts = workdir.describe(folder)
+        found = [row["eval_top1"] for row in read_metrics(folder) if "eval_top1" in row]
+        if not found or "config" not in facts:
+            raise UserError(f"{folder} was never evaluated; use workdirs of main.py")
+        data = facts["config"]["data"]
+        size, channels = _GREY.get(data["source"], 224), 1 if data["source"] in _GREY else 3
+        cost = complexity(facts["model"], data["image_size"] or size, facts["num_classes"], channels)
+        rows.append({
+            "panel": data["source"], "model": facts["model"], "top1": round(found[-1], 2),
+            "top1_origin": "measured here", "gmacs": round(sum(cost.macs.values()) / 1e9, 5), "gmacs_origin": "derived",
+            "params_m": round(sum(cost.params.values()) / 1e6, 3), "seed": facts["config"]["seed"],
+        })  # fmt: skip
+    return rows
+
+
+_GREY = {"digits": 8, "fashion_mnist": 28}  # sources of grey images, and the one size that these have
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """A panel for each family, and one for each data set of our runs."""
+    panels = list(dict.fromkeys(row["panel"] for row in rows))
+    figure = Figure(figsize=(3.6 * -(-len(panels) // 2), 6.4), layout="constrained")
+    for axes, panel in zip(figure.subplots(2, -(-len(panels) // 2)).ravel(), panels, strict=False):
+        points = [row for row in rows if row["panel"] == panel]
+        measured = points[0]["top1_origin"] == "measured here"
+        if measured:
+            _draw_measured(axes, points)
+        else:
+            _draw_papers(axes, points)
+        axes.set_title(f"{panel}: measured here" if measured else f"{panel}, ImageNet: the paper's accuracy")
+        axes.set_xlabel("multiply-adds of an image (G)")
+        axes.set_ylabel("top-1, %")
+        axes.legend(fontsize="x-small", loc="lower right")
+    for axes in figure.axes[len(panels) :]:
+        axes.remove()
+    figure.savefig(path, dpi=150)
+
+
+def _draw_papers(axes, points):
+    for name in dict.fromkeys(row["model"] for row in points if row["gmacs_origin"] != "derived"):
+        own = [(row["gmacs"], row["top1"]) for row in points if row["model"] == name]
+        axes.plot(*zip(*own, strict=True), "x:", markersize=5, linewidth=0.8, label=f"{name} (paper's figure)")
+    for prefix, color, marker in (("acmix_", "tab:blue", "o-"), ("", "tab:gray", "s-")):
+        own = [row for row in points if row["gmacs_origin"] == "derived"]
+        own = [row for row in own if row["model"].startswith("acmix_") == bool(prefix)]
+        label = "ACmix" if prefix else "plain"
+        axes.plot([row["gmacs"] for row in own], [row["top1"] for row in own], marker, color=color, label=label)
+        for row in own:
+            name = row["model"].removeprefix("acmix_")
+            axes.annotate(name, (row["gmacs"], row["top1"]), (3, -9), textcoords="offset points", fontsize="xx-small")
+
+
+def _draw_measured(axes, points):
+    models = dict.fromkeys(row["model"] for row in points)
+    for name in models:
+        values = np.array([row["top1"] for row in points if row["model"] == name])
+        gmacs = next(row["gmacs"] for row in points if row["model"] == name)
+        is_acmix = name.startswith("acmix_")
+        color, marker = ("tab:red", "o") if is_acmix else ("tab:pink", "s")
+        spread = [[values.mean() - values.min()], [values.max() - values.mean()]]
+        axes.errorbar(gmacs, values.mean(), yerr=spread, fmt=marker, color=color, capsize=3)
+        label = f"{name} ({len(values)})"
+        axes.annotate(label, (gmacs, values.mean()), (4, 3), textcoords="offset points", fontsize="xx-small")
+    for label, color, marker in (("ACmix (number of seeds)", "tab:red", "o"), ("plain", "tab:pink", "s")):
+        axes.plot([], [], marker, color=color, label=label)
+    axes.margins(x=0.3, y=0.2)
+
+
+def main() -> None:
+    """Counts, reads the runs, and draws."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path, help="workdirs of main.py")
+    parser.add_argument("--out", required=True, type=Path, help="gets the table and the picture")
+    flags = parser.parse_args()
+    try:
+        measured = measured_rows(flags.runs)
+        rows = papers_rows() + measured
+        flags.out.mkdir(parents=True, exist_ok=True)
+        with (flags.out / "figure4.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, [*rows[0], "seed"])
+            writer.writeheader()
+            writer.writerows(rows)
+        draw(rows, flags.out / "figure4.png")
+        origin = "accuracy: paper, in panels that say so measured here; multiply-adds and parameters: derived"
+        record.write(flags.out, __doc__, origin)
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(flags.out / "figure4.csv", flags.out / "figure4.png", sep="\n")
+
+
+if __name__ == "__main__":
+    main()
