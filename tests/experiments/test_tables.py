@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from experiments import repeated, sweep, table6_paths, table7_shifts
 
 ROOT = Path(__file__).parent.parent.parent
 SMOKE = ["--config=configs/digits.py", "--seeds=1", "--set", "num_epochs=0.05", "eval_every=0"]
+QUICK = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
 MAIN = """
 import json, pathlib, sys
 flags = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
@@ -97,7 +99,7 @@ def test_the_rows_of_tables_6_and_7_share_the_paper_s_operator():
 def test_a_row_at_smoke_scale(tmp_path, name, rows):
     """The command itself, with real training; the other rows: `make slow`."""
     command = [sys.executable, "-m", f"experiments.{name}", f"--out={tmp_path}", *SMOKE, "--rows", *rows]
-    subprocess.run(command, check=True, cwd=ROOT)
+    subprocess.run(command, check=True, cwd=ROOT, env=QUICK)
     (row,) = table(tmp_path)[1:]
     assert row[0].startswith(rows[0])
     assert 0 < float(row[1]) <= 100
@@ -106,7 +108,7 @@ def test_a_row_at_smoke_scale(tmp_path, name, rows):
         assert [line["implementation"] for line in speed[::2]] == list(table7_shifts.IMPLEMENTATIONS)
         assert all(float(line["ms"]) > 0 for line in speed)
         before = (tmp_path / "speed.csv").stat().st_mtime_ns
-        subprocess.run(command, check=True, cwd=ROOT)
+        subprocess.run(command, check=True, cwd=ROOT, env=QUICK)
         assert (tmp_path / "speed.csv").stat().st_mtime_ns == before
 
 
@@ -116,5 +118,5 @@ def test_all_rows_of_tables_6_and_7_at_smoke_scale(tmp_path):
         name, out = module.__name__, tmp_path / module.__name__
         speed = ["--speed-image-size=28", "--speed-rounds=1"] if module is table7_shifts else []
         command = [sys.executable, "-m", name, f"--out={out}", f"--runs={tmp_path / 'runs'}", *SMOKE, *speed]
-        subprocess.run(command, check=True, cwd=ROOT)
+        subprocess.run(command, check=True, cwd=ROOT, env=QUICK)
         assert [row[0] for row in table(out)[1:]] == list(module.ROWS)
