@@ -112,16 +112,22 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axes.set_title(f"{panel}: measured here" if measured else f"{panel}, ImageNet: the paper's accuracy")
         axes.set_xlabel("multiply-adds of an image (G)")
         axes.set_ylabel("top-1, %")
-        axes.legend(fontsize="x-small", loc="lower right")
+        axes.legend(fontsize="xx-small", loc="lower right", framealpha=0.5)
     for axes in figure.axes[len(panels) :]:
         axes.remove()
     figure.savefig(path, dpi=150)
 
 
+_COLORS = ("tab:green", "tab:olive", "tab:purple", "tab:brown", "tab:cyan")  # of other networks
+
+
 def _draw_papers(axes, points):
-    for name in dict.fromkeys(row["model"] for row in points if row["gmacs_origin"] != "derived"):
+    others = dict.fromkeys(row["model"] for row in points if row["gmacs_origin"] != "derived")
+    for name, color in zip(others, _COLORS, strict=False):
         own = [(row["gmacs"], row["top1"]) for row in points if row["model"] == name]
-        axes.plot(*zip(*own, strict=True), "x:", markersize=5, linewidth=0.8, label=f"{name} (paper's figure)")
+        axes.plot(
+            *zip(*own, strict=True), "x:", color=color, markersize=5, linewidth=0.8, label=f"{name} (paper's figure)"
+        )
     for prefix, color, marker in (("acmix_", "tab:blue", "o-"), ("", "tab:gray", "s-")):
         own = [row for row in points if row["gmacs_origin"] == "derived"]
         own = [row for row in own if row["model"].startswith("acmix_") == bool(prefix)]
@@ -130,6 +136,7 @@ def _draw_papers(axes, points):
         for row in own:
             name = row["model"].removeprefix("acmix_")
             axes.annotate(name, (row["gmacs"], row["top1"]), (3, -9), textcoords="offset points", fontsize="xx-small")
+    axes.margins(x=0.15, y=0.1)
 
 
 def _draw_measured(axes, points):

@@ -15,18 +15,22 @@ from acmix_jax.metrics_writer import read_metrics
 from experiments import record, sweep
 
 METRIC = "eval_top1"
+CONFIG, FIELDS = "configs/fashion_mnist.py:acmix_swin_micro_patch2", ["num_epochs=1"]  # the small scale
 
 
-def parser_of(description: str, config: str) -> argparse.ArgumentParser:
-    """The options of a table's file; `config` is the config file and argument that the command line may change."""
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """The options of a table's file, whose docstring is `description`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=Path, help="gets the table and the picture")
     parser.add_argument("--runs", type=Path, help="gets a folder for each run; tables with the same one share runs")
-    parser.add_argument("--config", default=config, help=f"config file and :ARGUMENT; default {config}")
+    parser.add_argument("--config", default=CONFIG, help=f"config file and :ARGUMENT; default {CONFIG}")
     parser.add_argument("--rows", default="", help="only the rows with this in their name")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
-    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="fields of all runs, to scale them")
+    parser.add_argument(
+        "--set", nargs="*", metavar="FIELD=VALUE",
+        help=f"fields of all runs, to scale them; default {' '.join(FIELDS)} with the default config, else none",
+    )  # fmt: skip
     return parser
 
 
@@ -39,7 +43,10 @@ def run_table(flags: argparse.Namespace, description: str, rows: dict[str, dict[
       rows: fields of the config by what the row is called.
     """
     try:
-        common = dict(field.split("=", 1) for field in flags.set)
+        fields = flags.set if flags.set is not None else FIELDS if flags.config == CONFIG else []
+        if wrong := [field for field in fields if "=" not in field]:
+            raise UserError(f"--set {wrong[0]} is not FIELD=VALUE, such as num_epochs=1")
+        common = dict(field.split("=", 1) for field in fields)
         folder = flags.runs or flags.out / "runs"
         runs = {
             name: [
@@ -61,7 +68,7 @@ def run_table(flags: argparse.Namespace, description: str, rows: dict[str, dict[
                 flags.out, description, "measured here", config=flags.config, seeds=list(range(flags.seeds)),
                 environment=_environment(next(iter(runs.values()))[0]),
             )  # fmt: skip
-    except (UserError, OSError, ValueError) as error:
+    except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     for name, values in found.items():
         print(f"{name:50} {_mean(values):6.2f} ± {_deviation(values):.2f} %  ({len(values)} seeds)")

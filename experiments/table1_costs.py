@@ -4,9 +4,10 @@ python -m experiments.table1_costs --out=runs/table1
 
 operators.csv (table 1) has a 3x3 convolution, self-attention and ACmix at the sizes of ResNet-50's stages, by the
 closed formulas; models.csv (table 8) whole networks, counted from the program that JAX traces. Beside them the time of
-each stage in a forward pass, measured by JAX's profiler and summed over threads: an operation that XLA fused with
-others counts for the stage of the last one, and the form that runs is the fastest, not the one that is counted. A
-convolution path that is composed to one convolution has no part in Stage I. Rows that are there are not measured again.
+each stage in a forward pass, measured by JAX's profiler and summed over threads. An operation that XLA fused with
+others counts for the stage of the last one; one that XLA added without a name counts for the rest. The form that runs
+is the fastest, not the one that is counted, and a convolution path that is composed to one convolution has no part in
+Stage I. Rows that are there are not measured again.
 Smoke scale: --models=acmix_resnet14_stem1 --image-size=32 --batch=1
 """
 
@@ -117,7 +118,8 @@ def draw(layers: record.Table, models: record.Table, path: Path) -> None:
                     axes.barh(place + offset, share, 0.36, left, color=color, label=label)
         axes.set_yticks(range(len(labels)), labels)
         axes.invert_yaxis()
-        axes.set_xlabel("% of multiply-adds (upper bar, derived) and of time (lower bar, measured)")
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("upper bar: % of multiply-adds (derived)\nlower bar: % of time (measured)")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     figure.savefig(path, dpi=150)
 

@@ -34,6 +34,11 @@ SMALLER = {  # what makes a command quick; the data folder stands in for the Deb
     "experiments.network_speed": "--networks=resnet14_stem1 --img-size=16 --rounds=1 --batch=1",
     "acmix_jax.analysis.complexity": "--model=acmix_resnet26",
     "experiments.search": "--trials=1",
+    "experiments.table1_costs": "--models=acmix_resnet14_stem1 --image-size=32 --batch=1",
+    "experiments.table5_inference": "--networks=resnet14_stem1 --img-size=32 --batches=1,2 --rounds=1",
+    "experiments.table6_paths": "--config=configs/digits.py --seeds=1 --set num_epochs=0.05",
+    "experiments.table7_shifts": "--config=configs/digits.py --seeds=1 --set num_epochs=0.05 --speed-image-size=28 "
+    "--speed-rounds=1",
 }
 
 
@@ -52,7 +57,7 @@ def place(tmp_path_factory):
 
 def marked(lines):
     """Those that train take minutes to compile; the fast tests have their parts, and `.ci/run` calls the slow ones."""
-    is_slow = any(re.search(r"main\.py|_speed |sweep_digits", line) for line in lines)
+    is_slow = any(re.search(r"main\.py|_speed |sweep_digits|table6", line) for line in lines)
     return pytest.param(lines, marks=pytest.mark.slow) if is_slow else lines
 
 
@@ -62,6 +67,7 @@ def test_commands_run(lines, place):
     for line in lines:
         smaller = next((more for key, more in SMALLER.items() if key in line), "").format(data=shlex.quote(str(place)))
         command = re.sub(r"\bpython ([^;]+)", lambda m: f"{sys.executable} {m[1]} {smaller}", line)  # noqa: B023
+        command = command.replace("num_epochs=1,seed", "num_epochs=0.05,seed")
         command = command.replace("runs/", f"{place}/").replace("IMAGES", str(place / "images"))
         environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
         done = subprocess.run(["bash", "-ec", command], cwd=ROOT, env=environment, capture_output=True, text=True)
