@@ -2,7 +2,10 @@
 
 import os
 import platform
+import re
+import shlex
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 def describe() -> dict[str, Any]:
-    """Versions of the packages that compute, the commit of this code ("" where it is in no git), and the devices."""
+    """The command, versions of the packages that compute, the commit of this code ("" in no git), and the devices."""
     here = Path(__file__).parent
     try:
         git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
@@ -21,12 +24,29 @@ def describe() -> dict[str, Any]:
     except (OSError, subprocess.TimeoutExpired):
         commit = ""
     return {
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "versions": {name: metadata.version(name) for name in PACKAGES if _is_installed(name)},
         "commit": commit,
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "machine": machine(),
         "processes": jax.process_count(),
     }
+
+
+def machine() -> str:
+    """The processor's name, as far as the system tells it, and the number of its cores."""
+    try:
+        names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        names = []
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+def _is_installed(package):
+    try:
+        return bool(metadata.version(package))
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def device_memory() -> dict[str, float]:

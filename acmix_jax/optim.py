@@ -45,7 +45,9 @@ def decay_mask(params: Any, *skip: str) -> Any:
 def _frozen_mask(params, frozen):
     mask = jax.tree.map(lambda decays: not decays, decay_mask(params, frozen))
     if not any(jax.tree.leaves(mask)):
-        raise UserError(f"--config.optimizer.frozen={frozen} is found in no parameter's path; see the list of a run")
+        raise UserError(
+            f"--config.optimizer.frozen={frozen} is found in no parameter's path; they are printed when a run starts"
+        )
     return mask
 
 
@@ -66,6 +68,6 @@ def make_optimizer(config, schedule: Callable[[int], jax.Array]) -> optax.Gradie
         steps = [optax.adamw(schedule, weight_decay=config.weight_decay, mask=mask)]
     else:
         steps = [optax.add_decayed_weights(config.weight_decay, mask), optax.sgd(schedule, config.momentum)]
-    freeze = [optax.masked(optax.set_to_zero(), lambda params: _frozen_mask(params, config.frozen))]
+    frozen = optax.masked(optax.set_to_zero(), lambda params: _frozen_mask(params, config.frozen))
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    return optax.chain(*(freeze if config.frozen else []), *clip, *steps)
+    return optax.chain(*([frozen] if config.frozen else []), *clip, *steps)

@@ -104,6 +104,19 @@ def describe(folder: Path) -> dict[str, Any]:
     raise UserError(f"{str(folder)!r} holds neither a run nor weights that were converted or folded")
 
 
+def apart_from_seed(config: dict[str, Any]) -> dict[str, Any]:
+    """What runs have in common that only repeat each other with another seed; `config` as from `describe`."""
+    return {key: value for key, value in _flatten(config).items() if key not in (*FREE, "seed")}
+
+
+def environment_of(folder: Path) -> dict[str, Any]:
+    """What a run ran on, see `prepare`; empty if the folder does not say."""
+    try:
+        return json.loads((folder / "config.json").read_text()).get("environment", {})
+    except (OSError, json.JSONDecodeError):
+        return {}
+
+
 def check_unused(folder: Path) -> None:
     """Raises a UserError if the folder cannot be written, or holds a run or weights."""
     if any((folder / name).exists() for name in (WEIGHTS, "config.json")):

@@ -2,10 +2,11 @@
 
 python -m experiments.figure4_accuracy --out=runs/figure4 [RUN ...]
 
-On ImageNet, all accuracies are those that papers print; multiply-adds and parameters of networks in this repository
-are counted ("derived"), those of others are the paper's. figure4.csv says of each number where it comes from.
-Each RUN is a workdir of main.py on any data; its last accuracy ("measured here") gets a panel for its data, apart from
-the paper's and in another colour. Runs of one model are one point, with a bar from the lowest to the highest.
+On ImageNet, accuracies are those that the networks' papers print, and multiply-adds and parameters are counted
+("derived"); networks that are not in this repository are read off the paper's picture. figure4.csv says of each number
+where it comes from. Each RUN is a finished workdir of main.py on any data; its last accuracy ("measured here") gets a
+panel for its data, apart from the papers' and in another colour. Runs that differ in their seed only are one point,
+with a bar from the lowest to the highest.
 """
 
 import argparse
@@ -36,7 +37,8 @@ ACCURACY = {  # top-1 on ImageNet; ACmix: README of the released code. Plain: pa
         "acmix_pvt_tiny": 78.0, "acmix_pvt_small": 81.7,
     },
     "Swin": {
-        "swin_tiny": 81.3, "swin_small": 83.0, "swin_base": 83.3, "acmix_swin_tiny": 81.9, "acmix_swin_small": 83.5,
+        "swin_tiny": 81.3,  # figure 4 has 81.2
+        "swin_small": 83.0, "swin_base": 83.3, "acmix_swin_tiny": 81.9, "acmix_swin_small": 83.5,
     },
 }  # fmt: skip
 
@@ -58,7 +60,7 @@ def papers_rows() -> list[dict[str, Any]]:
         for name, top1 in models.items():
             cost = complexity(name)
             rows.append({
-                "panel": family, "model": name, "top1": top1, "top1_origin": "paper",
+                "panel": family, "model": name, "top1": top1, "top1_origin": "its paper",
                 "gmacs": round(sum(cost.macs.values()) / 1e9, 3), "gmacs_origin": "derived",
                 "gmacs_paper": PAPER[name][1], "params_m": round(sum(cost.params.values()) / 1e6, 2),
                 "params_paper_m": PAPER[name][0],
@@ -76,26 +78,33 @@ def measured_rows(folders: list[Path]) -> list[dict[str, Any]]:
     """A row for each run.
 
     Raises:
-      UserError: no run, or one that was not evaluated.
+      UserError: no run, or one that is not finished.
     """
-    rows = []
+    rows, groups = [], []
     for folder in folders:
         facts = workdir.describe(folder)
-        found = [row["eval_top1"] for row in read_metrics(folder) if "eval_top1" in row]
-        if not found or "config" not in facts:
-            raise UserError(f"{folder} was never evaluated; use workdirs of main.py")
-        data = facts["config"]["data"]
-        size, channels = _GREY.get(data["source"], 224), 1 if data["source"] in _GREY else 3
-        cost = complexity(facts["model"], data["image_size"] or size, facts["num_classes"], channels)
+        config, images = facts.get("config", {}), workdir.environment_of(folder).get("training_images", 0)
+        total = max(1, round(config["num_epochs"] * images / config["batch_size"])) if config else 0
+        found = [row["eval_top1"] for row in read_metrics(folder) if "eval_top1" in row and row["step"] >= total]
+        if not found or not config:
+            raise UserError(f"{folder} is no finished run; use workdirs of main.py")
+        data = config["data"]
+        size, channels = _GREY.get(data["source"], (data["image_size"], 3))
+        fields = config["acmix"] if facts["model"].startswith("acmix_") else {}
+        fields = {name: value for name, value in fields.items() if value is not None and not name.endswith("_form")}
+        cost = complexity(facts["model"], data["image_size"] or size, facts["num_classes"], channels, **fields)
+        if (group := workdir.apart_from_seed(config)) not in groups:
+            groups.append(group)
+        panel = " ".join(filter(None, [data["source"], Path(data["dir"]).name * (data["source"] not in _GREY)]))
         rows.append({
-            "panel": data["source"], "model": facts["model"], "top1": round(found[-1], 2),
+            "panel": panel, "point": groups.index(group) + 1, "model": facts["model"], "top1": round(found[-1], 2),
             "top1_origin": "measured here", "gmacs": round(sum(cost.macs.values()) / 1e9, 5), "gmacs_origin": "derived",
-            "params_m": round(sum(cost.params.values()) / 1e6, 3), "seed": facts["config"]["seed"],
+            "params_m": round(sum(cost.params.values()) / 1e6, 3), "seed": config["seed"],
         })  # fmt: skip
     return rows
 
 
-_GREY = {"digits": 8, "fashion_mnist": 28}  # sources of grey images, and the one size that these have
+_GREY = {"digits": (8, 1), "fashion_mnist": (28, 1)}  # size and channels of sources that have one size
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -140,10 +149,9 @@ def _draw_papers(axes, points):
 
 
 def _draw_measured(axes, points):
-    models = dict.fromkeys(row["model"] for row in points)
-    for name in models:
-        values = np.array([row["top1"] for row in points if row["model"] == name])
-        gmacs = next(row["gmacs"] for row in points if row["model"] == name)
+    for point in dict.fromkeys(row["point"] for row in points):
+        of_point = [row for row in points if row["point"] == point]
+        values, name, gmacs = np.array([row["top1"] for row in of_point]), of_point[0]["model"], of_point[0]["gmacs"]
         is_acmix = name.startswith("acmix_")
         color, marker = ("tab:red", "o") if is_acmix else ("tab:pink", "s")
         spread = [[values.mean() - values.min()], [values.max() - values.mean()]]
@@ -166,12 +174,13 @@ def main() -> None:
         rows = papers_rows() + measured
         flags.out.mkdir(parents=True, exist_ok=True)
         with (flags.out / "figure4.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*rows[0], "seed"])
+            writer = csv.DictWriter(file, [*rows[0], "point", "seed"], lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         draw(rows, flags.out / "figure4.png")
-        origin = "accuracy: paper, in panels that say so measured here; multiply-adds and parameters: derived"
-        record.write(flags.out, __doc__, origin)
+        origin = "see the columns that end in _origin; parameters: derived, params_paper_m: paper"
+        trained = [workdir.environment_of(folder) for folder in flags.runs]
+        record.write(flags.out, __doc__, origin, trained, trained_by=[x.get("command", "") for x in trained])
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     print(flags.out / "figure4.csv", flags.out / "figure4.png", sep="\n")

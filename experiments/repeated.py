@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from acmix_jax import workdir
 from acmix_jax.errors import UserError
 from acmix_jax.metrics_writer import read_metrics
 from experiments import record, sweep
@@ -24,7 +24,7 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, type=Path, help="gets the table and the picture")
     parser.add_argument("--runs", type=Path, help="gets a folder for each run; tables with the same one share runs")
     parser.add_argument("--config", default=CONFIG, help=f"config file and :ARGUMENT; default {CONFIG}")
-    parser.add_argument("--rows", default="", help="only the rows with this in their name")
+    parser.add_argument("--rows", default="", help="run only the rows with this in their name")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
     parser.add_argument(
@@ -46,27 +46,27 @@ def run_table(flags: argparse.Namespace, description: str, rows: dict[str, dict[
         fields = flags.set if flags.set is not None else FIELDS if flags.config == CONFIG else []
         if wrong := [field for field in fields if "=" not in field]:
             raise UserError(f"--set {wrong[0]} is not FIELD=VALUE, such as num_epochs=1")
-        common = dict(field.split("=", 1) for field in fields)
-        folder = flags.runs or flags.out / "runs"
-        runs = {
-            name: [
-                sweep.run_with({**common, **fields, "seed": seed}, flags.config, folder) for seed in range(flags.seeds)
-            ]
-            for name, fields in rows.items()
-            if flags.rows in name
-        }
-        if not runs:
+        if flags.seeds < 1:
+            raise UserError(f"--seeds={flags.seeds} runs nothing; use at least 1")
+        if not (chosen := [name for name in rows if flags.rows in name]):
             raise UserError(f"--rows={flags.rows} is in no name of a row: {', '.join(rows)}")
+        common, folder = dict(field.split("=", 1) for field in fields), flags.runs or flags.out / "runs"
+        runs = {
+            name: [sweep.run_with({**common, **own, "seed": seed}, flags.config, folder) for seed in range(flags.seeds)]
+            for name, own in rows.items()
+        }
         flags.out.mkdir(parents=True, exist_ok=True)
         try:
-            sweep.run_all([run for of_row in runs.values() for run in of_row], flags.parallel)
+            sweep.run_all([run for name in chosen for run in runs[name]], flags.parallel)
         finally:
             found = {name: [top1 for run in of_row for top1 in _last(run)] for name, of_row in runs.items()}
+            found = {name: values for name, values in found.items() if values or name in chosen}
             _write(flags.out / "table.csv", found)
             _draw(flags.out / "table.png", found)
+            environments = [workdir.environment_of(run.folder) for of_row in runs.values() for run in of_row]
             record.write(
-                flags.out, description, "measured here", config=flags.config, seeds=list(range(flags.seeds)),
-                environment=_environment(next(iter(runs.values()))[0]),
+                flags.out, description, "measured here", list(filter(None, environments)), config=flags.config,
+                fields=fields, seeds=list(range(flags.seeds)),
             )  # fmt: skip
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -80,12 +80,6 @@ def _last(run):
     return [row[METRIC] for row in read_metrics(run.folder) if METRIC in row][-1:] if run.is_finished else []
 
 
-def _environment(run):
-    """What the runs ran on, from the record of one of them."""
-    config = run.folder / "config.json"
-    return json.loads(config.read_text())["environment"] if config.exists() else {}
-
-
 def _mean(values):
     return statistics.fmean(values) if values else float("nan")
 
@@ -94,13 +88,24 @@ def _deviation(values):
     return statistics.stdev(values) if len(values) > 1 else float("nan")
 
 
+def _overlapping(name, found):
+    """The other rows whose mean is so near that one standard deviation to both sides of each overlaps."""
+    reach = {other: _deviation(values) for other, values in found.items()}
+    return [
+        other
+        for other in found
+        if other != name and abs(_mean(found[name]) - _mean(found[other])) <= reach[name] + reach[other]
+    ]
+
+
 def _write(path, found):
     with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["row", "mean_top1", "standard_deviation", "seeds", "top1_of_each_seed"])
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["row", "mean_top1", "standard_deviation", "seeds", "top1_of_each_seed", "overlaps_with"])
         for name, values in found.items():
             each = " ".join(f"{value:.2f}" for value in values)
-            writer.writerow([name, f"{_mean(values):.2f}", f"{_deviation(values):.2f}", len(values), each])
+            numbers = (f"{_mean(values):.2f}", f"{_deviation(values):.2f}", len(values), each)
+            writer.writerow([name, *numbers, "; ".join(_overlapping(name, found))])
 
 
 def _draw(path, found):

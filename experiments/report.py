@@ -25,7 +25,9 @@ PAGE = """<!doctype html>
 <title>acmix_jax: results</title>
 <style>
 body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 70rem; margin: 0 auto; padding: 1rem; color: #222; }}
+figure {{ margin: 1rem 0; overflow-x: auto; }}
 img {{ max-width: 100%; height: auto; }}
+@media (max-width: 40rem) {{ img {{ max-width: none; width: 40rem; }} }}
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: .85rem; }}
 th, td {{ padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }}
@@ -48,14 +50,17 @@ section {{ border-top: 2px solid #222; margin-top: 2rem; }}
 <script>
 for (const head of document.querySelectorAll("th")) {{
   head.querySelector("button").onclick = () => {{
-    const order = head.ariaSort === "ascending" ? "descending" : "ascending";
-    for (const other of head.parentNode.children) other.ariaSort = "none";
-    head.ariaSort = order;
+    const order = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+    for (const other of head.parentNode.children) other.setAttribute("aria-sort", "none");
+    head.setAttribute("aria-sort", order);
     const body = head.closest("table").tBodies[0];
     const value = row => row.cells[head.cellIndex].textContent;
-    const compare = (a, b) => isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b;
-    const rows = [...body.rows].sort((a, b) => compare(value(a), value(b)));
-    body.append(...(order === "ascending" ? rows : rows.reverse()));
+    const isEmpty = row => ["", "nan"].includes(value(row));
+    const full = [...body.rows].filter(row => !isEmpty(row));
+    const empty = [...body.rows].filter(isEmpty);
+    const isNumber = full.every(row => !isNaN(value(row)));
+    full.sort((a, b) => isNumber ? value(a) - value(b) : value(a).localeCompare(value(b)));
+    body.append(...(order === "ascending" ? full : full.reverse()), ...empty);
   }};
 }}
 </script>
@@ -64,46 +69,48 @@ for (const head of document.querySelectorAll("th")) {{
 """
 
 
-def section(folder: Path) -> tuple[str, str]:
-    """Title and HTML of an experiment.
+def section(folder: Path, name: str) -> tuple[str, str]:
+    """Title and HTML of an experiment, which gets `name` as its id.
 
     Raises:
       UserError: there is no record in the folder, or it cannot be read.
     """
     try:
         record = json.loads((folder / "record.json").read_text())
-        facts = {key: html.escape(record[key]) for key in ("title", "text", "origin", "command")}
+        title, text, origin = (html.escape(record.pop(key)) for key in ("title", "text", "origin"))
+        commands = [*record.pop("trained_by", []), *record.pop("commands")]
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise UserError(f"{folder} holds no results: {folder / 'record.json'} cannot be read ({error})") from error
-    parts = [f'<section id="{html.escape(folder.name)}">\n<h2>{facts["title"]}</h2>']
+    parts = [f'<section id="{name}">\n<h2>{title}</h2>']
     for picture in sorted(folder.glob("*.png")):
         data = base64.b64encode(picture.read_bytes()).decode()
-        parts.append(
-            f'<figure><img src="data:image/png;base64,{data}" alt="{facts["title"]}: {picture.stem}"></figure>'
-        )
-    parts.append(f"<pre>{facts['command']}</pre>\n<p class='origin'>Origin of the numbers: {facts['origin']}.")
-    parts += [f"{html.escape(key)}: {html.escape(_words(record[key]))}." for key in record if key not in facts]
-    parts.append("</p>")
+        parts.append(f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(picture.stem)}"></figure>')
+    parts.append(f"<pre>{html.escape(chr(10).join(filter(None, commands)))}</pre>")
+    facts = [f"Origin of the numbers: {origin}", *(html.escape(f"{key}: {_words(x)}") for key, x in record.items())]
+    parts.append(f'<p class="origin">{"<br>".join(facts)}</p>')
     parts += [_table(path) for path in sorted(folder.glob("*.csv"))]
-    parts.append(f"<details><summary>How it is made</summary><p class='text'>{facts['text']}</p></details>\n</section>")
-    return record["title"], "\n".join(parts)
+    parts.append(f'<details><summary>How it is made</summary><p class="text">{text}</p></details>\n</section>')
+    return title, "\n".join(parts)
 
 
 def _words(value):
     if isinstance(value, dict):
         return ", ".join(f"{key} {_words(part)}" for key, part in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(_words, value)) if isinstance(value, list) else str(value)
 
 
 def _table(path):
     with path.open(newline="") as file:
-        head, *rows = list(csv.reader(file))
-    names = "".join(f'<th scope="col"><button>{html.escape(name)}</button></th>' for name in head)
+        head, *rows = list(csv.reader(file)) or [[]]
+    name, is_short = html.escape(path.name), len(rows) <= 12
+    heads = "".join(f'<th scope="col"><button>{html.escape(cell)}</button></th>' for cell in head)
     body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return (
-        f"<details{' open' * (len(rows) <= 12)}><summary>{html.escape(path.name)}</summary><div class='wide'><table>\n"
-        f"<thead><tr>{names}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div></details>"
-    )
+    return f"""<details{" open" * is_short}><summary>{name}</summary>
+<div class="wide" tabindex="0" role="region" aria-label="{name}"><table>
+<thead><tr>{heads}</tr></thead>
+<tbody>
+{body}
+</tbody></table></div></details>"""
 
 
 def main() -> None:
@@ -113,13 +120,10 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="file to write, such as report.html")
     flags = parser.parse_args()
     try:
-        found = {folder.name: section(folder) for folder in flags.folders}
-        links = [
-            f'<li><a href="#{html.escape(name)}">{html.escape(title)}</a></li>' for name, (title, _) in found.items()
-        ]
+        found = [section(folder, f"section{i}") for i, folder in enumerate(flags.folders, 1)]
+        links = [f'<li><a href="#section{i}">{title}</a></li>' for i, (title, _) in enumerate(found, 1)]
         flags.out.parent.mkdir(parents=True, exist_ok=True)
-        page = PAGE.format(contents="\n".join(links), sections="\n".join(text for _, text in found.values()))
-        flags.out.write_text(page)
+        flags.out.write_text(PAGE.format(contents="\n".join(links), sections="\n".join(text for _, text in found)))
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     print(flags.out)

@@ -14,6 +14,7 @@ import contextlib
 import csv
 import fcntl
 import importlib.util
+import json
 import shlex
 import signal
 import subprocess
@@ -79,9 +80,20 @@ def runs_of(config: str, workdir: Path) -> list[Run]:
     return found
 
 
+def check_same(run: Run) -> None:
+    """Raises a UserError if the folder is named alike, but holds a run of other arguments, such as another config."""
+    arguments = [part for part in run.command[2:] if not part.startswith("--workdir=")]
+    written = run.folder / "arguments.json"
+    if not written.exists():
+        run.folder.mkdir(parents=True, exist_ok=True)
+        written.write_text(json.dumps(arguments))
+    elif (found := json.loads(written.read_text())) != arguments:
+        raise UserError(f"{run.folder} is a run of {shlex.join(found)}; choose another folder for the runs")
+
+
 def execute(run: Run, started: set) -> bool:
     """Runs its program unless it is finished; whether it is then."""
-    run.folder.mkdir(parents=True, exist_ok=True)
+    check_same(run)
     with (run.folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the program inherits it: one that a killed sweep left behind is waited for
         if run.is_finished:
@@ -117,8 +129,10 @@ def run_all(runs: list[Run], parallel: int) -> None:
     """Runs what is not finished, so many at a time.
 
     Raises:
-      UserError: some runs failed; names their logs.
+      UserError: some runs failed, names their logs; or a folder holds another run.
     """
+    for run in runs:  # all before the first starts
+        check_same(run)
     waiting = [run for run in runs if not run.is_finished]
     done, started, stopped = len(runs) - len(waiting), set(), threading.Event()
     print(f"{len(runs)} runs, {done} finished before", file=sys.stderr)

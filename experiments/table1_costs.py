@@ -89,7 +89,7 @@ def measure(flags: argparse.Namespace) -> tuple[record.Table, record.Table]:
         x = rng.normal(size=(flags.batch, size, size, features)).astype(np.float32)
         for name, cost in operator_costs(features, size**2).items():
             row = (name, features, size, flags.batch)
-            if not layers.has(**dict(zip(first, row, strict=True))):
+            if not layers.having(**dict(zip(first, row, strict=True)), device=device_name()):
                 print(f"{name} {features}@{size}", file=sys.stderr)
                 layers.add(*row, *_numbers(cost, _times(_Layer(operators(features)[name]), x)))
     first = ["model", "img_size", "batch"]
@@ -97,19 +97,19 @@ def measure(flags: argparse.Namespace) -> tuple[record.Table, record.Table]:
     images = rng.normal(size=(flags.batch, flags.image_size, flags.image_size, 3)).astype(np.float32)
     for name in flags.models.split(","):
         row = (name, flags.image_size, flags.batch)
-        if not models.has(**dict(zip(first, row, strict=True))):
+        if not models.having(**dict(zip(first, row, strict=True)), device=device_name()):
             print(name, file=sys.stderr)
             models.add(*row, *_numbers(complexity(name, flags.image_size), _times(create_model(name), images)))
     return layers, models
 
 
-def draw(layers: record.Table, models: record.Table, path: Path) -> None:
+def draw(layers: list[dict[str, str]], models: list[dict[str, str]], path: Path) -> None:
     """For each row, the shares of multiply-adds above and of time below."""
-    figure = Figure(figsize=(12, 0.5 * max(len(layers.rows), len(models.rows)) + 1.2), layout="constrained")
-    names = [[f"{row['operator']} {row['features']}@{row['size']}" for row in layers.rows]]
-    names.append([row["model"] for row in models.rows])
+    figure = Figure(figsize=(12, 0.5 * max(len(layers), len(models)) + 1.2), layout="constrained")
+    names = [[f"{row['operator']} {row['features']}@{row['size']}" for row in layers]]
+    names.append([row["model"] for row in models])
     for axes, table, labels in zip(figure.subplots(1, 2), (layers, models), names, strict=True):
-        for place, row in enumerate(table.rows):
+        for place, row in enumerate(table):
             for offset, what in ((-0.2, "macs"), (0.2, "ms")):
                 values = np.array([float(row[f"{what}_{part}"]) for part in PARTS])
                 shares = 100 * values / values.sum()
@@ -136,7 +136,13 @@ def main() -> None:
         for name in flags.models.split(","):
             check_choice("model", name, list_models())
         flags.out.mkdir(parents=True, exist_ok=True)
-        draw(*measure(flags), flags.out / "costs.png")
+        layers, models = measure(flags)
+        sizes = [-(-flags.image_size // stride) for _, stride in STAGES]
+        here = {"batch": flags.batch, "device": device_name()}
+        draw(
+            [row for row in layers.having(**here) if int(row["size"]) in sizes],
+            models.having(img_size=flags.image_size, **here), flags.out / "costs.png",
+        )  # fmt: skip
         origin = "parameters and multiply-adds: derived; times: measured here"
         record.write(flags.out, __doc__, origin)
     except (UserError, OSError) as error:

@@ -4,7 +4,7 @@ python -m experiments.table5_inference --out=runs/table5
 
 Images per second of each network at several batch sizes, as trained and folded (acmix_jax.fold); those of one family
 and batch size are measured in turns. The best batch is the one with the most images per second among them. Writes
-inference.csv and inference.png; rows that are there are not measured again. Needs jax, flax, numpy and matplotlib.
+inference.csv and inference.png; rows that are there are not measured again.
 Smoke scale: --networks=resnet14_stem1 --img-size=32 --batches=1,2 --rounds=1
 """
 
@@ -38,6 +38,20 @@ def programs(plain: str, images: jax.Array, dtype: str) -> dict[tuple[str, str],
         if "folded" in folded:
             found[name, "folded"] = compiled(model.apply, jax.device_put(folded), images)
     return found
+
+
+def _measure(plain, batch, flags, table):
+    """Adds the rows of one family and batch size."""
+    images = np.random.default_rng(0).normal(size=(batch, flags.img_size, flags.img_size, 3))
+    times = in_turns(programs(plain, jnp.asarray(images, jnp.float32), flags.dtype), flags.rounds)
+    for (name, form), values in times.items():
+        if not table.having(
+            model=name, form=form, batch=batch, img_size=flags.img_size, dtype=flags.dtype, device=device_name()
+        ):  # else it was killed between two rows
+            low, middle, high = np.percentile(values, [25, 50, 75]).tolist()
+            row = (name, form, flags.img_size, batch, flags.dtype, 1e3 * batch / middle, middle, low, high)
+            table.add(*row, device_name())
+            print(f"{name:20} {form:10} batch {batch:3} {1e3 * batch / middle:8.1f} images/s", flush=True)
 
 
 def draw(rows: list[dict[str, str]], path: Path) -> None:
@@ -80,22 +94,18 @@ def main() -> None:
         networks = flags.networks.split(",")
         for plain in networks:
             check_choice("plain network", plain, [name for name in list_models() if not name.startswith("acmix_")])
+        if not all(batch.isdigit() and int(batch) for batch in flags.batches.split(",")):
+            raise UserError(f"--batches={flags.batches} are no numbers of images, such as 1,4,16")
         flags.out.mkdir(parents=True, exist_ok=True)
         table = record.Table(flags.out / "inference.csv", COLUMNS)
+        here = {"img_size": flags.img_size, "dtype": flags.dtype, "device": device_name()}
         for plain in networks:
             for batch in map(int, flags.batches.split(",")):
-                if table.has(model=f"acmix_{plain}", form="folded", img_size=flags.img_size, batch=batch):
-                    continue
-                shape = (batch, flags.img_size, flags.img_size, 3)
-                images = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
-                for (name, form), times in in_turns(programs(plain, images, flags.dtype), flags.rounds).items():
-                    low, middle, high = np.percentile(times, [25, 50, 75]).tolist()
-                    row = (name, form, flags.img_size, batch, flags.dtype, 1e3 * batch / middle, middle, low, high)
-                    table.add(*row, device_name())
-                    print(f"{name:20} {form:10} batch {batch:3} {1e3 * batch / middle:8.1f} images/s", flush=True)
-        draw(table.rows, flags.out / "inference.png")
+                if not table.having(model=f"acmix_{plain}", form="folded", batch=batch, **here):
+                    _measure(plain, batch, flags, table)
+        draw(table.having(**here), flags.out / "inference.png")
         record.write(flags.out, __doc__, "measured here")
-    except (UserError, OSError, ValueError) as error:
+    except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     print(flags.out / "inference.csv", flags.out / "inference.png", sep="\n")
 

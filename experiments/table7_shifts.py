@@ -4,17 +4,16 @@ python -m experiments.table7_shifts --out=runs/table7 --runs=runs/ablations
 
 Tensor shifts and frozen group convolutions are one function of the same parameters, so one row of accuracy serves
 both; the speed tells them apart. Measured there is the convolution's Stage II (fc, shift, sum) from the projections on,
-summed over the twelve layers of Swin-T, in turns: written to speed.csv and speed.png, once; delete these to measure
-again. Group convolutions are computed as such; multiply_shift is the form of this code, equal to N groups in value.
+summed over the twelve layers of Swin-T, in turns: speed.csv and speed.png. Group convolutions are computed as such;
+multiply_shift is one of this code's forms, equal to N groups in value.
 
 Small scale, the default: acmix_swin_micro_patch2 on Fashion-MNIST, one epoch, 3 seeds; about 70 minutes of one core for
 the 15 runs. Full scale, the paper's: --config=configs/imagenet.py:acmix_swin_tiny --set data.dir=IMAGES. Smoke scale:
---config=configs/digits.py --seeds=1
---set num_epochs=0.05 --speed-image-size=28. A stopped command continues when typed again.
+--config=configs/digits.py --seeds=1 --set num_epochs=0.05 --speed-image-size=28.
+A stopped command continues when typed again.
 """
 
 import argparse
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +25,7 @@ from matplotlib.figure import Figure
 
 from acmix_jax.analysis.speed import compiled, device_name, in_turns
 from acmix_jax.ops import shift
+from experiments import record
 from experiments.repeated import parser_of, run_table
 
 ROWS = {
@@ -36,6 +36,7 @@ ROWS = {
     "learned from shifts, N groups": {},
 }
 
+COLUMNS = ["implementation", "pass", "img_size", "batch", "ms", "ms_q1", "ms_q3", "device"]
 LAYERS = ((96, 3, 4, 2), (192, 6, 8, 2), (384, 12, 16, 6), (768, 24, 32, 2))
 """Swin-T: channels, heads, stride of the map and layers of each stage."""
 
@@ -96,35 +97,32 @@ def measure(image_size: int, batch: int, rounds: int) -> dict[tuple[str, str], n
 
 
 def measure_speed(flags: argparse.Namespace) -> None:
-    """Writes speed.csv and speed.png, unless they are there."""
-    table, picture = flags.out / "speed.csv", flags.out / "speed.png"
-    if not picture.exists():
+    """Writes speed.csv and speed.png; what is there is not measured again."""
+    table = record.Table(flags.out / "speed.csv", COLUMNS)
+    here = {"img_size": flags.speed_image_size, "batch": flags.speed_batch, "device": device_name()}
+    if not table.having(**here):
         times = measure(flags.speed_image_size, flags.speed_batch, flags.speed_rounds)
-        with table.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(
-                ["implementation", "pass", "img_size", "batch", "ms", "ms_q1", "ms_q3", "samples_per_sec", "device"]
-            )
-            for (name, way), values in times.items():
-                low, middle, high = np.percentile(values, [25, 50, 75])
-                numbers = [f"{x:.4g}" for x in (middle, low, high, 1e3 * flags.speed_batch / middle)]
-                writer.writerow([name, way, flags.speed_image_size, flags.speed_batch, *numbers, device_name()])
-        _draw(picture, times)
-    print(f"{table}\n{picture}")
+        for (name, way), values in times.items():
+            low, middle, high = np.percentile(values, [25, 50, 75]).tolist()
+            table.add(name, way, flags.speed_image_size, flags.speed_batch, middle, low, high, device_name())
+        record.write(flags.out, __doc__, "measured here")
+    _draw(flags.out / "speed.png", table.having(**here))
+    print(f"{flags.out / 'speed.csv'}\n{flags.out / 'speed.png'}")
 
 
-def _draw(path: Path, times) -> None:
+def _draw(path: Path, rows: list[dict[str, str]]) -> None:
     """A bar for each implementation and pass, with its quartiles."""
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     axes = figure.subplots()
     for i, way in enumerate(("forward", "forward+backward")):
-        low, middle, high = np.percentile([times[name, way] for name in IMPLEMENTATIONS], [25, 50, 75], axis=1)
-        places = np.arange(len(IMPLEMENTATIONS)) + 0.4 * i - 0.2
+        own = [row for row in rows if row["pass"] == way]
+        low, middle, high = np.array([[float(row[x]) for x in ("ms_q1", "ms", "ms_q3")] for row in own]).T
+        places = np.arange(len(own)) + 0.4 * i - 0.2
         axes.barh(places, middle, 0.38, xerr=(middle - low, high - middle), capsize=3, label=way)
-    axes.set_yticks(range(len(IMPLEMENTATIONS)), list(IMPLEMENTATIONS))
+    axes.set_yticks(range(len(own)), [row["implementation"] for row in own])
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlabel("ms for a batch, all convolution paths of Swin-T")
+    axes.set_xlabel(f"ms for a batch of {rows[0]['batch']}, all convolution paths of Swin-T")
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=150)
 

@@ -76,14 +76,16 @@ class Complexity(NamedTuple):
     macs: dict[str, int]  # multiply-adds for one image
 
 
-def complexity(name: str, image_size: int = 224, num_classes: int = 1000, channels: int = 3) -> Complexity:
+def complexity(
+    name: str, image_size: int = 224, num_classes: int = 1000, channels: int = 3, **acmix: Any
+) -> Complexity:
     """Counts parameters and multiply-adds of a model for an image of `image_size` x `image_size` x `channels`.
 
     Raises:
       UserError: no such model, or an image too small for it.
     """
     fields = FAMILIES[family_of(name)].fields if name.startswith("acmix_") else ()
-    model = create_model(name, num_classes, **{key: form for key, form in _DEFINITION.items() if key in fields})
+    model = create_model(name, num_classes, **acmix, **{k: form for k, form in _DEFINITION.items() if k in fields})
     if image_size < 1:
         raise UserError(f"an image of {image_size}x{image_size} pixels has none; use a larger size")
     images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
@@ -147,7 +149,8 @@ def _inner_jaxprs(parameters) -> Iterator[Jaxpr]:
 def part_of(scopes: list[str]) -> str:
     """The part that named scopes belong to: those of the modules (flax opens one for each) and of `ACmix`."""
     # proj lies in the scope of the attention, but neither projects for both paths nor aggregates.
-    if "mixer" not in scopes or "proj" in scopes:
+    summed = any(scope.endswith(".weighted_sum") for scope in scopes)
+    if "mixer" not in scopes or "proj" in scopes or summed:
         return "rest"
     return next((part for part in PARTS if part in scopes), "stage1")  # without any: the plain ResNet's convolution
 

@@ -15,10 +15,7 @@ from acmix_jax.layers.acmix import ACmix
 
 
 class PathNorms(NamedTuple):
-    """Norms over the channels of what one layer adds up, float32 `[B, H, W]` each, a pixel for each of its output.
-
-    A map that Swin fills up to whole windows includes what fills it.
-    """
+    """Norms over the channels of what one layer adds up, float32 `[B, H, W]` each, a pixel for each of its output."""
 
     attention: np.ndarray  # of alpha * F_att
     convolution: np.ndarray  # of beta * F_conv
@@ -48,15 +45,18 @@ def path_norms(model: nn.Module, variables: Any, images: jax.Array) -> dict[str,
     """
 
     def run(variables, images):
-        found = {}
+        found, sizes = {}, {}
 
         def watch(call, arguments, keywords, context):
+            if context.method_name == "__call__" and arguments and arguments[0].ndim == 4:
+                sizes[context.module.path] = arguments[0].shape[1:3]
             if isinstance(context.module, ACmix) and context.method_name == "weighted_sum":
                 alpha, beta, attended, convolved = arguments
                 if attended is not None and convolved is not None:
                     attended = attended[0] if isinstance(attended, tuple) else attended  # without PVT's class token
                     pair = [_norm(alpha * attended), _norm(beta * convolved)]
-                    found[context.module.path[-2]] = [_unrolled(norms, context.module) for norms in pair]
+                    *_, block, _ = path = context.module.path
+                    found[block] = [_unrolled(norms, context.module, sizes.get(path[:-1])) for norms in pair]
             return call(*arguments, **keywords)
 
         with nn.intercept_methods(watch):
@@ -71,7 +71,8 @@ def _norm(x):
     return jnp.linalg.norm(x.astype(jnp.float32), axis=-1)
 
 
-def _unrolled(norms, layer):
-    """Swin's shifted blocks roll the map before the layer, and back after it."""
+def _unrolled(norms, layer, size):
+    """Swin fills the map up to whole windows and, in shifted blocks, rolls it before the layer; after it, back."""
     shift = getattr(layer.attention, "keywords", {}).get("shift", (0, 0))
-    return jnp.roll(norms, shift, axis=(1, 2))
+    norms = jnp.roll(norms, shift, axis=(1, 2))
+    return norms if size is None else norms[:, : size[0], : size[1]]  # size: of the block's input

@@ -6,7 +6,6 @@ A busy moment of the machine hits all of them alike then, so that the ratio of t
 import argparse
 import csv
 import math
-import platform
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+from acmix_jax import environment
 
 SHORTEST = 0.02  # seconds of one measurement; a program that takes less runs several times in it
 
@@ -99,7 +100,8 @@ def _seconds(program, repeats):
 
 def device_name() -> str:
     """The hardware and the version of jax, for the table."""
-    return f"{jax.devices()[0].device_kind}, {platform.machine()}, jax {jax.__version__}"
+    kind = jax.devices()[0].device_kind
+    return f"{environment.machine() if kind == 'cpu' else kind}, jax {jax.__version__}"
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:

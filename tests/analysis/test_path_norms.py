@@ -67,6 +67,15 @@ def test_a_shifted_block_gives_the_map_as_it_lies_in_the_image():
     assert {0, 5} <= set(rows.tolist())
 
 
+def test_what_fills_a_map_up_is_left_out():
+    """Swin's windows of 7 fill maps of 12, 6, 3 and 2 pixels up to 14, 6, 3 and 2."""
+    model = acmix_jax.create_model("acmix_swin_micro_patch2", num_classes=10)
+    images = jnp.ones((1, 24, 24, 3))
+    variables = jax.jit(model.init)(jax.random.key(1), images)
+    found = path_norms(model, variables, images)
+    assert {norms.attention.shape[1:] for norms in found.values()} == {(12, 12), (6, 6), (3, 3), (2, 2)}
+
+
 def test_a_path_of_nothing_is_infinitely_less(network):
     model, variables, images = network
     variables = jax.tree.map(lambda x: x, variables)

@@ -9,6 +9,8 @@ import sys
 import jax
 import pytest
 
+from acmix_jax.errors import UserError
+from configs import digits
 from experiments import figure4_accuracy, record, report, table1_costs, table5_inference
 
 
@@ -69,10 +71,24 @@ def test_inference_continues_where_it_stopped(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "inference.png").stat().st_size > 20_000
 
 
+def test_half_a_row_of_a_killed_program_is_measured_again(tmp_path):
+    columns = ["name", "ms"]
+    record.Table(tmp_path / "a.csv", columns).add("one", 1.0)
+    with (tmp_path / "a.csv").open("a") as file:
+        file.write("two,0.")
+    again = record.Table(tmp_path / "a.csv", columns)
+    assert again.having(name="one") == [{"name": "one", "ms": "1"}]
+    assert not again.having(name="two")
+    again.add("two", 2.5)
+    assert (tmp_path / "a.csv").read_text() == "name,ms\none,1\ntwo,2.5\n"
+    with pytest.raises(UserError, match="has other columns"):
+        record.Table(tmp_path / "a.csv", ["name", "seconds"])
+
+
 def make_run(folder, top1):
     folder.mkdir()
-    data = {"num_classes": 10, "source": "digits", "image_size": 0}
-    (folder / "config.json").write_text(json.dumps({"model": "acmix_resnet14_stem1", "data": data, "seed": 0}))
+    config = digits.get_config().to_dict() | {"num_epochs": 0.01, "environment": {"training_images": 1437}}
+    (folder / "config.json").write_text(json.dumps(config))
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "eval_top1": top1}) + "\n")
     return folder
 
@@ -84,7 +100,7 @@ def test_accuracies_say_where_they_come_from(tmp_path, monkeypatch):
     found = {row["model"]: row for row in rows(tmp_path / "out" / "figure4.csv")}
     acmix = found["acmix_swin_tiny"]
     assert (acmix["top1"], acmix["top1_origin"], acmix["gmacs"], acmix["gmacs_origin"]) == (
-        "81.9", "paper", "4.645", "derived",
+        "81.9", "its paper", "4.645", "derived",
     )  # fmt: skip
     assert found["CvT"]["gmacs_origin"] == "paper's figure"
     assert (found["acmix_resnet14_stem1"]["top1_origin"], found["acmix_resnet14_stem1"]["panel"]) == (
@@ -96,7 +112,7 @@ def test_accuracies_say_where_they_come_from(tmp_path, monkeypatch):
 def test_a_run_without_accuracy_is_refused(tmp_path, monkeypatch):
     folder = make_run(tmp_path / "run", 90.0)
     (folder / "metrics.jsonl").write_text("")
-    with pytest.raises(SystemExit, match="was never evaluated"):
+    with pytest.raises(SystemExit, match="is no finished run"):
         run(monkeypatch, figure4_accuracy, f"--out={tmp_path / 'out'}", folder)
 
 
@@ -127,15 +143,18 @@ def test_the_page_holds_everything_in_itself(tmp_path, monkeypatch):
     record.write(folder, "A < title.\n\nMore text.", "measured here", seeds=[0, 1])
     (folder / "one.csv").write_text('name,ms\n"a <b>",3\n')
     (folder / "one.png").write_bytes(b"\x89PNG")
-    run(monkeypatch, report, f"--out={tmp_path / 'report.html'}", folder)
+    (tmp_path / "other" / "table1").mkdir(parents=True)
+    record.write(tmp_path / "other" / "table1", "Named alike.", "paper")
+    (tmp_path / "other" / "table1" / "empty.csv").touch()
+    run(monkeypatch, report, f"--out={tmp_path / 'report.html'}", folder, tmp_path / "other" / "table1")
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
     assert not page.open
     assert page.loaded == ["data:image/png;base64,iVBORw=="]
-    assert page.links == ["#table1"] == [f"#{name}" for name in page.ids]
+    assert page.links == ["#section1", "#section2"] == [f"#{name}" for name in page.ids]
     assert not re.search(r"https?:|url\(|@import|fetch\(", text)
     assert "python -m experiments.table9_more &#x27;--out=a folder&#x27;" in text
-    for part in ("A &lt; title.", "<td>a &lt;b&gt;</td><td>3</td>", "measured here", "seeds: 0, 1."):
+    for part in ("A &lt; title.", "<td>a &lt;b&gt;</td><td>3</td>", "measured here", "seeds: 0, 1"):
         assert part in text
 
 

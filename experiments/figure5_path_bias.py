@@ -1,18 +1,17 @@
 """Figure 5 of the paper: how far each layer leans to attention or to convolution, over runs with several seeds.
 
-python -m experiments.path_bias --out=DIR RUN [RUN ...]
+python -m experiments.figure5_path_bias --out=DIR RUN [RUN ...]
 
 Each RUN is a workdir of main.py, of any model and data; its newest checkpoint is read. Runs that differ in their seed
 only are one group: their mean, and a band from the lowest to the highest. Beside alpha, beta and log(alpha / beta)
 stands what these hide, measured on --images test images of the run's data: the logarithm of
 ||alpha * attention|| / ||beta * convolution||, over all of a layer's output, and by pixel over one photograph (--photo,
-else the first test image). Where the data are not at hand, that is missing. Writes path_bias.csv (a row for each layer
-of each run), path_bias.png and path_maps.png.
+else the first test image) for the first run of each group. Where the data are not at hand, that is missing. Writes
+path_bias.csv (a row for each layer of each run), path_bias.png and path_maps.png.
 """
 
 import argparse
 import csv
-import json
 import math
 import sys
 from pathlib import Path
@@ -29,7 +28,7 @@ from acmix_jax.analysis import alpha_beta
 from acmix_jax.analysis.path_norms import PathNorms, path_norms
 from acmix_jax.checkpoint import Checkpoints
 from acmix_jax.data import pipeline
-from acmix_jax.data.photos import Photo
+from acmix_jax.data.photos import DamagedImage, Photo
 from acmix_jax.errors import UserError
 from acmix_jax.tasks import create_task
 from experiments import record
@@ -39,7 +38,7 @@ class Run(NamedTuple):
     """What a workdir holds."""
 
     folder: Path
-    group: str  # of all that differ in their seed only
+    group: Any  # equal for all that differ in their seed only
     title: str
     seed: int | str
     step: int
@@ -49,49 +48,50 @@ class Run(NamedTuple):
     photo: np.ndarray | None  # uint8 [H, W, C]
 
 
-def read(folder: Path, images: int, photo: Path | None) -> Run:
+def read(folder: Path, images: int, photo: Photo | None) -> Run:
     """Alpha, beta and the norms of the paths of a run.
 
     Raises:
-      UserError: no run, no checkpoint, or no ACmix layer; or the photograph cannot be read.
+      UserError: no run, no checkpoint, or no ACmix layer; or the photograph is damaged.
     """
     facts = workdir.describe(folder)
     config = facts.get("config", {})
     with Checkpoints(folder / "checkpoints", best="", read_only=True) as checkpoints:
         step, variables = checkpoints.read_variables("latest")
     layers = alpha_beta.read(variables["params"])
+    if facts.get("folded"):
+        raise UserError(f"{folder} holds folded weights, without alpha and beta; use the run that they were made from")
     if not layers:
         raise UserError(
             f"{folder} is a run of {facts['model']}, which has no ACmix layer; use runs of acmix_* with both paths"
         )
-    group = json.dumps({"model": facts["model"]} | {k: v for k, v in config.items() if k != "seed"}, sort_keys=True)
+    group = (step, workdir.apart_from_seed(config)) if config else folder
     title = " on ".join([facts["model"], *([config["data"]["source"]] if config else [])])
     try:
         measured = _measure(ml_collections.ConfigDict(config), variables, images, photo) if config else ({}, {}, None)
+    except DamagedImage:
+        raise
     except UserError as error:
-        if photo and str(photo) in str(error):
-            raise
         print(f"{folder}: share of the paths not measured ({error})", file=sys.stderr)
         measured = {}, {}, None
     return Run(folder, group, title, config.get("seed", ""), step, layers, *measured)
 
 
-def _measure(config: Any, variables: Any, count: int, photo: Path | None):
+def _measure(config: Any, variables: Any, count: int, photo: Photo | None):
     """Norms on test images and on a photograph, and that as the network gets it."""
+    config = config.copy_and_resolve_references()
+    config.remat = False  # its layers cannot be watched
     batch = next(iter(pipeline.eval_batches(pipeline.open_source(config.data, "test"), config.data, count)))
     images = batch["image"][batch["mask"] > 0]
     shown = images[0]
     if photo:
-        try:
-            data = Photo(photo.read_bytes(), str(photo), images.shape[-1])
-        except OSError as error:
-            raise UserError(f"cannot read --photo={photo} ({error.strerror})") from error
-        config = config.copy_and_resolve_references()
         config.data.image_size = config.data.image_size or images.shape[1]
-        shown = pipeline.change_for_evaluation(config.data, data)
+        shown = pipeline.change_for_evaluation(config.data, photo._replace(channels=images.shape[-1]))
     task, _ = create_task(config, [])
-    norms, maps = (path_norms(task.model, variables, task.normalise(jnp.asarray(x))) for x in (images, shown[None]))
-    return norms, maps, shown
+    images = task.normalise(jnp.asarray(np.concatenate([shown[None], images])))
+    found = path_norms(task.model, variables, images)
+    maps = {name: PathNorms(*(x[:1] for x in norms)) for name, norms in found.items()}
+    return {name: PathNorms(*(x[1:] for x in norms)) for name, norms in found.items()}, maps, shown
 
 
 def _columns(run: Run) -> dict[str, np.ndarray]:
@@ -108,7 +108,7 @@ def _columns(run: Run) -> dict[str, np.ndarray]:
 def write_table(runs: list[Run], path: Path) -> None:
     """A row for each layer of each run."""
     with path.open("w", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         names = list(_columns(runs[0]))
         writer.writerow(["run", "model", "seed", "step", "depth", "layer", *names])
         for run in runs:
@@ -146,16 +146,15 @@ def _count(runs):
 
 
 def _line(axes, values, color, label):
-    """Mean and band over the runs of `[runs, depth]`."""
-    if np.isnan(values).all():
-        return
-    depth = range(1, values.shape[1] + 1)
-    axes.plot(depth, values.mean(axis=0), "o-", color=color, label=label, markersize=4)
-    axes.fill_between(depth, values.min(axis=0), values.max(axis=0), color=color, alpha=0.2)
+    """Mean and band over the runs of `[runs, depth]`, at each depth over those that have a number there."""
+    values, depth = np.ma.masked_invalid(values), range(1, values.shape[1] + 1)
+    mean, low, high = (found.filled(np.nan) for found in (values.mean(axis=0), values.min(axis=0), values.max(axis=0)))
+    axes.plot(depth, mean, "o-", color=color, label=label, markersize=4)
+    axes.fill_between(depth, low, high, color=color, alpha=0.2)
 
 
 def draw_maps(runs: list[Run], path: Path) -> None:
-    """A row for each run: the photograph, and by pixel the logarithm of the ratio in each layer."""
+    """A row for each run: the photograph, and over it, by pixel, the logarithm of the ratio in each layer."""
     width = 1 + max(len(run.layers) for run in runs)
     figure = Figure(figsize=(1.5 * width, 1.9 * len(runs)), layout="constrained")
     panels = figure.subplots(len(runs), width, squeeze=False)
@@ -163,7 +162,9 @@ def draw_maps(runs: list[Run], path: Path) -> None:
         row[0].imshow(run.photo, cmap="gray")
         row[0].set_title(run.title.replace(" on ", "\n"), fontsize="xx-small")
         for axes, layer in zip(row[1:], run.layers, strict=False):
-            shown = axes.imshow(run.maps[layer.name].log_ratio_by_pixel[0], cmap="PuOr_r", vmin=-3, vmax=3)
+            axes.imshow(run.photo.mean(axis=-1), cmap="gray", extent=(0, 1, 0, 1))
+            ratio = run.maps[layer.name].log_ratio_by_pixel[0]
+            shown = axes.imshow(ratio, cmap="PuOr_r", vmin=-3, vmax=3, alpha=0.7, extent=(0, 1, 0, 1))
             axes.set_title(alpha_beta.short_name(layer), fontsize="small")
         for axes in row:
             axes.set_axis_off()
@@ -173,9 +174,7 @@ def draw_maps(runs: list[Run], path: Path) -> None:
 
 def main() -> None:
     """Reads the flags; a mistake in them ends the program with one line."""
-    parser = argparse.ArgumentParser(
-        prog="experiments.path_bias", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="workdirs of main.py")
     parser.add_argument("--out", required=True, type=Path, help="folder for the table and the pictures")
     parser.add_argument("--images", type=int, default=64, help="test images to measure the paths on")
@@ -183,9 +182,13 @@ def main() -> None:
     flags = parser.parse_args()
     logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
     try:
-        runs = [read(folder, flags.images, flags.photo) for folder in flags.runs]
+        if flags.images < 1:
+            raise UserError(f"--images={flags.images} measures nothing; use at least 1")
+        photo = Photo(flags.photo.read_bytes(), str(flags.photo)) if flags.photo else None
+        runs = [read(folder, flags.images, photo) for folder in flags.runs]
         flags.out.mkdir(parents=True, exist_ok=True)
-        groups = [[run for run in runs if run.group == key] for key in dict.fromkeys(run.group for run in runs)]
+        keys = [run.group for i, run in enumerate(runs) if run.group not in [other.group for other in runs[:i]]]
+        groups = [[run for run in runs if run.group == key] for key in keys]
         written = [flags.out / "path_bias.csv", flags.out / "path_bias.png"]
         write_table(runs, written[0])
         draw(groups, written[1])
@@ -193,7 +196,11 @@ def main() -> None:
         if seen:
             written.append(flags.out / "path_maps.png")
             draw_maps(seen, written[2])
-        record.write(flags.out, __doc__, "measured here", seeds=sorted({str(run.seed) for run in runs}))
+        trained = [workdir.environment_of(folder) for folder in flags.runs]
+        record.write(
+            flags.out, __doc__, "measured here", trained, trained_by=[x.get("command", "") for x in trained],
+            seeds=sorted({str(run.seed) for run in runs}),
+        )  # fmt: skip
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     print(*written, sep="\n")

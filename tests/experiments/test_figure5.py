@@ -11,7 +11,7 @@ import acmix_jax
 from acmix_jax.checkpoint import Checkpoints
 from acmix_jax.convert.state_dict import variable_shapes
 from configs import digits
-from experiments import path_bias
+from experiments import figure5_path_bias as path_bias
 
 
 def make_run(folder, name, seed=0, source="digits", variables=None):
@@ -31,7 +31,7 @@ def make_run(folder, name, seed=0, source="digits", variables=None):
 
 
 def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["path_bias.py", *arguments])
+    monkeypatch.setattr(sys, "argv", ["figure5_path_bias.py", *arguments])
     path_bias.main()
 
 
@@ -86,13 +86,22 @@ def test_runs_that_differ_in_their_seed_are_a_group(tmp_path, network):
     assert one.photo.shape == (8, 8, 1)
 
 
+def test_weights_without_a_config_are_a_group_each(tmp_path, network):
+    for folder in (tmp_path / "one", tmp_path / "other"):
+        make_run(folder, network[0], variables=network[1])
+        (folder / "config.json").unlink()
+        (folder / "weights.json").write_text(json.dumps({"model": network[0], "num_classes": 10}))
+    assert len({str(path_bias.read(tmp_path / name, 2, None).group) for name in ("one", "other")}) == 2
+
+
 def test_mistakes_end_with_one_line(tmp_path, monkeypatch, network):
     plain = make_run(tmp_path / "plain", "swin_micro_patch2")
     good = make_run(tmp_path / "good", network[0], variables=network[1])
     for arguments, message in (
         ([plain], "swin_micro_patch2, which has no ACmix layer"),
         ([str(tmp_path)], "neither a run nor"),
-        ([good, "--photo=absent.jpg"], "cannot read --photo=absent.jpg"),
+        ([good, "--images=0"], "--images=0 measures nothing"),
+        ([good, "--photo=absent.jpg"], "absent.jpg"),
     ):
         with pytest.raises(SystemExit, match=message):
             run(monkeypatch, *arguments, f"--out={tmp_path / 'out'}")
