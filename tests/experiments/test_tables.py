@@ -1,3 +1,4 @@
+import argparse
 import csv
 import json
 import os
@@ -5,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import repeated, sweep, table6_paths, table7_shifts
@@ -133,6 +135,20 @@ def test_a_row_at_smoke_scale(tmp_path, name, rows):
         speed = list(csv.DictReader((tmp_path / "speed.csv").read_text().splitlines()))
         assert [line["implementation"] for line in speed[::2]] == list(table7_shifts.IMPLEMENTATIONS)
         assert all(float(line["ms"]) > 0 for line in speed)
-        before = (tmp_path / "speed.csv").read_text()
-        subprocess.run(command, check=True, cwd=ROOT, env=QUICK)
-        assert (tmp_path / "speed.csv").read_text() == before
+
+
+def test_a_speed_is_measured_once_for_each_size(tmp_path, monkeypatch):
+    measured = []
+
+    def measure(image_size, batch, rounds):
+        measured.append(image_size)
+        ways = ("forward", "forward+backward")
+        return {(name, way): np.arange(1.0, 4.0) for name in table7_shifts.IMPLEMENTATIONS for way in ways}
+
+    monkeypatch.setattr(table7_shifts, "measure", measure)
+    for size in (28, 28, 224):
+        table7_shifts.measure_speed(
+            argparse.Namespace(out=tmp_path, speed_image_size=size, speed_batch=1, speed_rounds=3)
+        )
+    assert measured == [28, 224]
+    assert {row["ms"] for row in csv.DictReader((tmp_path / "speed.csv").read_text().splitlines())} == {"2"}
