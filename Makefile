@@ -14,7 +14,7 @@ test: $(VENV)/.installed-test         ## the test suite
 	$(RUN) -m pytest -n auto --dist loadfile
 
 slow: $(VENV)/.installed-test         ## the tests that take minutes each
-	$(RUN) -m pytest -n auto --dist loadgroup -m slow
+	$(RUN) -m pytest -n auto --dist loadfile -m slow
 
 parity: $(VENV)/.installed-parity     ## our plain networks and files against those of PyTorch
 	$(RUN) -m pytest -n auto tests/parity/*.py

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 STEPS = 20
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]  # they share two runs
+pytestmark = pytest.mark.slow
 
 
 def free_port():

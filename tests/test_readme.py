@@ -1,6 +1,6 @@
 """README's commands do what it says: each is run here on a small scale, or by .ci/run as it stands.
 
-Those that need PyTorch are run by tests/parity/parity_files.py, the sweep by tests/experiments/test_sweep.py.
+Those that need PyTorch are run by tests/parity/parity_files.py, the sweep and network_speed by tests/experiments.
 """
 
 import gzip
@@ -23,7 +23,10 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = [block.splitlines() for block in re.findall(r"```bash\n(.*?)```", README, re.S)]
 SHELL = [line for block in BLOCKS for line in block if line]
-COMMANDS = [[line for line in block if "python " in line and not re.search("convert|sweep ", line)] for block in BLOCKS]
+COMMANDS = [
+    [line for line in block if "python " in line and not re.search("convert|sweep |network_speed", line)]
+    for block in BLOCKS
+]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 SMALLER = {  # what makes a command quick; the data folder stands in for the Debian package
     "configs/digits.py": "--config.num_epochs=0.05 --config.eval_every=0",
@@ -31,14 +34,13 @@ SMALLER = {  # what makes a command quick; the data folder stands in for the Deb
     "configs/imagenet.py": "--config.model=acmix_swin_micro_patch2 --config.data.image_size=32 --config.batch_size=8 "
     "--config.data.eval_resize=36 --config.data.workers=1 --config.num_epochs=1",
     "experiments.operator_speed": "--layers='resnet 512@7' --rounds=1 --batch=1",
-    "experiments.network_speed": "--networks=resnet14_stem1 --img-size=16 --rounds=1 --batch=1",
     "acmix_jax.analysis.complexity": "--model=acmix_resnet26",
     "experiments.search": "--trials=1",
     "experiments.table1_costs": "--models=acmix_resnet14_stem1 --image-size=32 --batch=1",
     "experiments.table5_inference": "--networks=resnet14_stem1 --img-size=32 --batches=1,2 --rounds=1",
-    "experiments.table6_paths": "--config=configs/digits.py --seeds=1 --set num_epochs=0.05",
-    "experiments.table7_shifts": "--config=configs/digits.py --seeds=1 --set num_epochs=0.05 --speed-image-size=28 "
-    "--speed-rounds=1",
+    "experiments.table6_paths": "--config=configs/digits.py --seeds=1 --set num_epochs=0.05 --rows=beta",
+    "experiments.table7_shifts": "--config=configs/digits.py --seeds=1 --set num_epochs=0.05 --rows='N groups' "
+    "--speed-image-size=28 --speed-rounds=1",
 }
 
 

@@ -25,7 +25,7 @@ def start(workdir, steps=STEPS, workers=0):
         "--config.log_every=10", "--config.optimizer.learning_rate=0.01", "--config.log_examples=True",
         f"--config.data.workers={workers}",
     ]  # fmt: skip
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **output)
 
