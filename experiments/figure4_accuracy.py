@@ -110,7 +110,7 @@ _GREY = {"digits": (8, 1), "fashion_mnist": (28, 1)}  # size and channels of sou
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """A panel for each family, and one for each data set of our runs."""
     panels = list(dict.fromkeys(row["panel"] for row in rows))
-    figure = Figure(figsize=(3.6 * -(-len(panels) // 2), 6.4), layout="constrained")
+    figure = Figure(figsize=(3.6 * -(-len(panels) // 2), 7.6), layout="constrained")
     for axes, panel in zip(figure.subplots(2, -(-len(panels) // 2)).ravel(), panels, strict=False):
         points = [row for row in rows if row["panel"] == panel]
         measured = points[0]["top1_origin"] == "measured here"
@@ -118,10 +118,11 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             _draw_measured(axes, points)
         else:
             _draw_papers(axes, points)
-        axes.set_title(f"{panel}: measured here" if measured else f"{panel}, ImageNet: the paper's accuracy")
+        title = f"{panel}: measured here" if measured else f"{panel}, ImageNet: the paper's accuracy"
+        axes.set_title(title, fontsize="medium")
         axes.set_xlabel("multiply-adds of an image (G)")
         axes.set_ylabel("top-1, %")
-        axes.legend(fontsize="xx-small", loc="lower right", framealpha=0.5)
+        axes.legend(fontsize="xx-small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)  # hides no point
     for axes in figure.axes[len(panels) :]:
         axes.remove()
     figure.savefig(path, dpi=150)
@@ -137,15 +138,16 @@ def _draw_papers(axes, points):
         axes.plot(
             *zip(*own, strict=True), "x:", color=color, markersize=5, linewidth=0.8, label=f"{name} (paper's figure)"
         )
-    for prefix, color, marker in (("acmix_", "tab:blue", "o-"), ("", "tab:gray", "s-")):
+    for prefix, color, marker, place in (("acmix_", "tab:blue", "o-", (-5, 4)), ("", "tab:gray", "s-", (5, -9))):
         own = [row for row in points if row["gmacs_origin"] == "derived"]
         own = [row for row in own if row["model"].startswith("acmix_") == bool(prefix)]
         label = "ACmix" if prefix else "plain"
         axes.plot([row["gmacs"] for row in own], [row["top1"] for row in own], marker, color=color, label=label)
         for row in own:
             name = row["model"].removeprefix("acmix_")
-            axes.annotate(name, (row["gmacs"], row["top1"]), (3, -9), textcoords="offset points", fontsize="xx-small")
-    axes.margins(x=0.15, y=0.1)
+            style = {"textcoords": "offset points", "fontsize": "xx-small", "ha": "right" if prefix else "left"}
+            axes.annotate(name, (row["gmacs"], row["top1"]), place, **style)
+    axes.margins(x=0.22, y=0.1)
 
 
 def _draw_measured(axes, points):

@@ -84,7 +84,8 @@ def section(folder: Path, name: str) -> tuple[str, str]:
     parts = [f'<section id="{name}">\n<h2>{title}</h2>']
     for picture in sorted(folder.glob("*.png")):
         data = base64.b64encode(picture.read_bytes()).decode()
-        parts.append(f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(picture.stem)}"></figure>')
+        shown = html.escape(f"{picture.stem}: ") + title
+        parts.append(f'<figure><img src="data:image/png;base64,{data}" alt="{shown}"></figure>')
     parts.append(f"<pre>{html.escape(chr(10).join(filter(None, commands)))}</pre>")
     facts = [f"Origin of the numbers: {origin}", *(html.escape(f"{key}: {_words(x)}") for key, x in record.items())]
     parts.append(f'<p class="origin">{"<br>".join(facts)}</p>')
