@@ -5,6 +5,7 @@ import html.parser
 import json
 import re
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from acmix_jax.errors import UserError
 from configs import digits
 from experiments import figure4_accuracy, record, report, table1_costs, table5_inference
+
+COMMITTED = sorted((Path(__file__).parents[2] / "docs" / "results").glob("*/"))
 
 
 def run(monkeypatch, module, *arguments):
@@ -162,3 +165,13 @@ def test_the_page_holds_everything_in_itself(tmp_path, monkeypatch):
 def test_a_folder_without_results_is_named(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"holds no results: .*record\.json"):
         run(monkeypatch, report, f"--out={tmp_path / 'report.html'}", tmp_path)
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_committed_results_say_what_produced_them(folder):
+    found = json.loads((folder / "record.json").read_text())
+    assert all(f"--out=docs/results/{folder.name}" in command for command in found["commands"])
+    assert all(re.fullmatch("[0-9a-f]{40}", where["commit"]) for where in found["environments"])  # none "-dirty"
+    assert all(where["machine"] for where in found["environments"])
+    assert list(folder.glob("*.csv"))
+    assert list(folder.glob("*.png"))
