@@ -7,7 +7,7 @@ both; the speed tells them apart. Measured there is the convolution's Stage II (
 summed over the twelve layers of Swin-T, in turns: speed.csv and speed.png. Group convolutions are computed as such;
 multiply_shift is one of this code's forms, equal to N groups in value.
 
-Small scale, the default: acmix_swin_micro_patch2 on Fashion-MNIST, one epoch, 3 seeds; about 70 minutes of one core for
+Small scale, the default: acmix_swin_micro_patch2 on Fashion-MNIST, one epoch, 3 seeds; about 85 minutes of one core for
 the 15 runs. Full scale, the paper's: --config=configs/imagenet.py:acmix_swin_tiny --set data.dir=IMAGES. Smoke scale:
 --config=configs/digits.py --seeds=1 --set num_epochs=0.05 --speed-image-size=28.
 A stopped command continues when typed again.

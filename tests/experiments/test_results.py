@@ -175,3 +175,10 @@ def test_committed_results_say_what_produced_them(folder):
     assert all(where["machine"] for where in found["environments"])
     assert list(folder.glob("*.csv"))
     assert list(folder.glob("*.png"))
+
+
+def test_the_committed_results_make_a_page(tmp_path, monkeypatch):
+    run(monkeypatch, report, f"--out={tmp_path / 'report.html'}", *COMMITTED)
+    page = Page((tmp_path / "report.html").read_text())
+    assert not page.open
+    assert len(page.ids) == len(COMMITTED)
