@@ -77,6 +77,7 @@ def test_inspection_shows_the_learned_values(finished):
         assert (folder / picture).stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_bfloat16_learns_and_the_average_evaluates(config, tmp_path):
     config.dtype, config.ema = "bfloat16", 0.5
     state = train(config, tmp_path, jax.devices()[:1])
