@@ -1,6 +1,7 @@
 """README's commands do what it says: each is run here on a small scale, or by .ci/run as it stands.
 
-Those that need PyTorch are run by tests/parity/parity_files.py, the sweep and network_speed by tests/experiments.
+Those that need PyTorch are run by tests/parity/parity_files.py, the sweep, network_speed and table1_costs by
+tests/experiments.
 """
 
 import gzip
@@ -24,7 +25,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = [block.splitlines() for block in re.findall(r"```bash\n(.*?)```", README, re.S)]
 SHELL = [line for block in BLOCKS for line in block if line]
 COMMANDS = [
-    [line for line in block if "python " in line and not re.search("convert|sweep |network_speed", line)]
+    [line for line in block if "python " in line and not re.search("convert|sweep |network_speed|table1_costs", line)]
     for block in BLOCKS
 ]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -36,7 +37,6 @@ SMALLER = {  # what makes a command quick; the data folder stands in for the Deb
     "experiments.operator_speed": "--layers='resnet 512@7' --rounds=1 --batch=1",
     "acmix_jax.analysis.complexity": "--model=acmix_resnet26",
     "experiments.search": "--trials=1",
-    "experiments.table1_costs": "--models=acmix_resnet14_stem1 --image-size=32 --batch=1",
     "experiments.table5_inference": "--networks=resnet14_stem1 --img-size=32 --batches=1,2 --rounds=1",
     "experiments.table6_paths": "--config=configs/digits.py --seeds=1 --set num_epochs=0.05 --rows=beta",
     "experiments.table7_shifts": "--config=configs/digits.py --seeds=1 --set num_epochs=0.05 --rows='N groups' "
