@@ -10,12 +10,6 @@ import acmix_jax
 from acmix_jax.backbones import pvt, resnet, san, swin
 from acmix_jax.models import family_of
 
-FAST = {
-    "acmix_san5_stem1": {"window_size": 3, "dtypes": ["float32"]},
-    "acmix_pvt_micro_patch2": {"dtypes": ["float32"]},
-    "acmix_swin_micro_patch2": {"dtypes": ["bfloat16"]},
-}
-
 
 def cut(name):
     """Its backbone file, its variant's name there, and that variant with few blocks, and small windows in SAN."""
@@ -61,25 +55,24 @@ def losses(model, size, params, state, steps=10):
     return found
 
 
-def check(name, size, dtypes=("float32", "bfloat16"), **fields):
-    model = acmix_jax.create_model(name, num_classes=2, **fields)
+def check(name, size, dtypes=("float32", "bfloat16")):
+    model = acmix_jax.create_model(name, num_classes=2)
     variables = jax.jit(model.init)(jax.random.key(1), jnp.zeros((2, size, size, 3)))
     params = variables.pop("params")
     for dtype in dtypes:
-        model = acmix_jax.create_model(name, num_classes=2, dtype=dtype, **fields)
+        model = acmix_jax.create_model(name, num_classes=2, dtype=dtype)
         found = losses(model, size, params, variables)
         assert np.isfinite(found).all(), found
         assert np.mean(found[-2:]) < 0.8 * found[0], found
 
 
-@pytest.mark.parametrize(("name", "fields"), FAST.items())
-def test_a_small_model_of_each_family_learns(name, fields):
-    """That of ResNet does in test_train.py. These take long to compile; all types are in the slow tests."""
-    check(name, 16, **fields)
+def test_a_small_transformer_learns_in_bfloat16():
+    """A ResNet does in float32, in test_train.py. They take long to compile; all kinds and types are slow tests."""
+    check("acmix_swin_micro_patch2", 16, dtypes=["bfloat16"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [name for name in KINDS if not name.startswith("san5")])  # as san10 and acmix_san5
 def test_all_models_learn(name, monkeypatch):
     """With few blocks and small windows; models that differ in depth alone are then one."""
     backbone, plain, variant = cut(name)
