@@ -1,4 +1,4 @@
-"""Every model trains: its loss on one batch is finite and falls, in float32 and in bfloat16."""
+"""Every kind of model trains: its loss on one batch is finite and falls, in float32 and in bfloat16."""
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,7 @@ def test_a_small_transformer_learns_in_bfloat16():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in KINDS if not name.startswith("san5")])  # as san10 and acmix_san5
 def test_all_models_learn(name, monkeypatch):
-    """With few blocks and small windows; models that differ in depth alone are then one."""
+    """With few blocks and small windows; models that differ in depth alone are then one; plain san5 is like san10."""
     backbone, plain, variant = cut(name)
     monkeypatch.setitem(backbone.VARIANTS, plain, variant)
     check(name, 32)
