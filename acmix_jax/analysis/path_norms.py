@@ -51,10 +51,10 @@ def path_norms(model: nn.Module, variables: Any, images: jax.Array) -> dict[str,
             if context.method_name == "__call__" and arguments and arguments[0].ndim == 4:
                 sizes[context.module.path] = arguments[0].shape[1:3]
             if isinstance(context.module, ACmix) and context.method_name == "weighted_sum":
-                alpha, beta, attended, convolved = arguments
+                alpha, attended, convolved = arguments
                 if attended is not None and convolved is not None:
                     attended = attended[0] if isinstance(attended, tuple) else attended  # without PVT's class token
-                    pair = [_norm(alpha * attended), _norm(beta * convolved)]
+                    pair = [_norm(alpha * attended), _norm(convolved)]
                     *_, block, _ = path = context.module.path
                     found[block] = [_unrolled(norms, context.module, sizes.get(path[:-1])) for norms in pair]
             return call(*arguments, **keywords)

@@ -13,6 +13,7 @@ from acmix_jax.layers.attention import LocalAttention
 from acmix_jax.layers.weights import Initializer, Weights, torch_bias, torch_default
 from acmix_jax.ops import shift
 from acmix_jax.ops.linear import linear
+from acmix_jax.ops.materialize import add_to_each
 
 PATHS = ("both", "attention", "convolution")
 COMBINATIONS = ("learned", "convex", "fixed")
@@ -108,6 +109,7 @@ class ACmix(nn.Module):
             pieces = self._project_map(x, stride, *qkv)
             if tokens is not None:
                 tokens = self._project(tokens.astype(self.dtype), *qkv)
+        alpha, beta = self._factors()
         attended = convolved = None
         if self.paths != "convolution":
             with jax.named_scope("stage2_attention"):
@@ -117,8 +119,8 @@ class ACmix(nn.Module):
                 attended = self._attend(queries, keys, values, tokens)
         if self.paths != "attention":
             with jax.named_scope("stage2_convolution"):
-                convolved = self._convolve(form, x, pieces, *qkv)
-        return self.weighted_sum(*self._factors(), attended, convolved)
+                convolved = self._convolve(form, x, pieces, beta, *qkv)
+        return self.weighted_sum(alpha, attended, convolved)
 
     def _factors(self):
         """Alpha and beta; fold.py leaves one factor, that of the attention."""
@@ -131,13 +133,13 @@ class ACmix(nn.Module):
             return (1 + alpha - beta) / 2, (1 + beta - alpha) / 2
         return (alpha, beta) if self.combination == "learned" else jax.lax.stop_gradient((alpha, beta))
 
-    def weighted_sum(self, alpha, beta, attended, convolved):
-        """What the layer returns, from what its paths give; None for a path that is not there.
+    def weighted_sum(self, alpha, attended, convolved):
+        """What the layer returns, from the attention and beta * convolution; None for a path that is not there.
 
         A method of its own so that analysis/path_norms.py can watch it.
         """
         attended, tokens = attended if isinstance(attended, tuple) else (attended, None)
-        parts = [scale * x for scale, x in ((alpha, attended), (beta, convolved)) if x is not None]
+        parts = [x for x in (None if attended is None else alpha * attended, convolved) if x is not None]
         mixed = sum(parts).astype(self.dtype)
         return mixed if tokens is None else (mixed, (alpha * tokens).astype(self.dtype))
 
@@ -160,8 +162,9 @@ class ACmix(nn.Module):
 
     def _project(self, x, kernel, bias):
         """Stage I for `[..., C]`: the pieces `[..., pieces, dim]`, heads of q, then of k, then of v."""
-        projected = linear(x, kernel.astype(self.dtype)) + bias.astype(self.dtype)
-        return projected.reshape(*x.shape[:-1], -1, self.features // self.num_heads)
+        # Pixels in one axis: for a bias added to a map, XLA on CPUs writes the gradient of the projections twice.
+        projected = linear(x, kernel.astype(self.dtype)).reshape(-1, kernel.shape[-1])
+        return add_to_each(projected, bias).reshape(*x.shape[:-1], -1, self.features // self.num_heads)
 
     def _project_map(self, x, stride, kernel, bias):
         """All pieces `[B, H, W, pieces, dim]`, where they are on one grid, else those of q and those of k with v.
@@ -210,7 +213,8 @@ class ACmix(nn.Module):
         )  # fmt: skip
         return tuple(proj(out) for out in outputs)
 
-    def _convolve(self, form, x, pieces, qkv, qkv_bias):
+    def _convolve(self, form, x, pieces, beta, qkv, qkv_bias):
+        """The convolution path, times beta."""
         if self.kernel_size % 2 == 0:
             raise UserError(f"kernel_size={self.kernel_size} has no centre pixel; use an odd number")
         place = {"stride": self.stride, "dilation": self.dilation}
@@ -230,6 +234,7 @@ class ACmix(nn.Module):
         )()
         if self.shared_shift:
             kernel = jnp.repeat(kernel, self.num_heads, axis=-1)
+        kernel = beta * kernel  # and not the result, a map, and its gradient
         fine = count if self.reduction == 1 else self._heads[0]  # pieces on the grid of x; the others are coarser
         if form == "dense" and composed[0] is None:  # from parameters in full precision
             width = fine * (self.features // self.num_heads)
