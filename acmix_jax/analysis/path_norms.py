@@ -40,7 +40,7 @@ def path_norms(model: nn.Module, variables: Any, images: jax.Array) -> dict[str,
     """The norms in each ACmix layer with both paths, by the name of its block, in no order of depth.
 
     Args:
-      model: from `acmix_jax.create_model`; not folded, where beta is no longer apart.
+      model: from `acmix_jax.create_model`; not folded, where both paths hold the scale of the norm behind the layer.
       images: float `[B, H, W, C]`, normalised.
     """
 
@@ -54,7 +54,7 @@ def path_norms(model: nn.Module, variables: Any, images: jax.Array) -> dict[str,
                 alpha, attended, convolved = arguments
                 if attended is not None and convolved is not None:
                     attended = attended[0] if isinstance(attended, tuple) else attended  # without PVT's class token
-                    pair = [_norm(alpha * attended), _norm(convolved)]
+                    pair = [_norm(alpha * attended), _norm(convolved)]  # beta is in the latter
                     *_, block, _ = path = context.module.path
                     found[block] = [_unrolled(norms, context.module, sizes.get(path[:-1])) for norms in pair]
             return call(*arguments, **keywords)

@@ -134,7 +134,7 @@ class ACmix(nn.Module):
         return (alpha, beta) if self.combination == "learned" else jax.lax.stop_gradient((alpha, beta))
 
     def weighted_sum(self, alpha, attended, convolved):
-        """What the layer returns, from the attention and beta * convolution; None for a path that is not there.
+        """What the layer returns; None for a path that is not there. The convolution comes with beta in it.
 
         A method of its own so that analysis/path_norms.py can watch it.
         """
