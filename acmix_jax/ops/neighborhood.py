@@ -7,7 +7,6 @@ edge repeat), as often as needed. A map smaller than the window is therefore see
 map fills its window alone.
 """
 
-import itertools
 from functools import partial
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from acmix_jax.ops.materialize import add_to_each
 
 LARGEST_TILE = 8  # queries per tile and axis
 RECOMPUTED_TILE = 4  # the same in the recomputed form, but see _recomputed_cuts
-LARGEST_KEPT = 512  # pixels; the weights of a larger map are computed again for the gradient
+LARGEST_KEPT = 512  # queries; the weights of a larger map of them are computed again for the gradient
 _NEVER = -1e30  # stands for log(0); finite, so that adding two of them gives no NaN
 
 
@@ -33,7 +32,7 @@ def position_map(height: int, width: int, dtype=jnp.float32) -> jax.Array:
 
 
 def fastest_form(height: int, width: int) -> str:
-    """The form to train with on a map of this size, measured on CPUs alone (docs/performance.md)."""
+    """The form to train with on a map of queries of this size, measured on CPUs alone (docs/performance.md)."""
     return "recomputed" if height * width > LARGEST_KEPT else "tiled"
 
 
@@ -60,7 +59,7 @@ def neighborhood_attention(q, k, v, position=None, *, window_size=7, stride=1, d
     """
     if window_size % 2 == 0:
         raise UserError(f"window_size={window_size} has no centre pixel; use an odd number")
-    form = form or fastest_form(*k.shape[1:3])
+    form = form or fastest_form(*q.shape[1:3])
     check_choice("form of the attention", form, FORMS)
     return FORMS[form](q, k, v, position, window_size, stride, dilation)
 
@@ -136,7 +135,7 @@ def _scan_forward(q, k, v, window_size, stride, dilation):
 
     def row_of_tiles(_, xs):
         q, log_copies, start = xs
-        keys, values = (_patches(lax.dynamic_slice_in_dim(x, start, rows.patch, axis=2), columns) for x in (k, v))
+        keys, values = (_patches_from(start, x, rows.patch, columns) for x in (k, v))
         return None, attend(dot("...qd,...kd->...qk", q, keys) + log_copies, values)
 
     log_copies = _log_copies(rows, columns, jnp.promote_types(q.dtype, jnp.float32))
@@ -150,32 +149,35 @@ def _scan_backward(window_size, stride, dilation, residuals, gradient):
     wide = log_total.dtype
 
     def add(total, part, start):
-        """Adds what each patch of a row of tiles `[B, heads, tiles_x, keys, dim]` gives to the rows from `start`."""
-        part = part.reshape(*part.shape[:3], rows.patch, columns.patch, part.shape[-1])
-        beyond = total.shape[3] - columns.patch
+        """Adds what each patch of a row of tiles `[B, heads, tiles_x, dim, keys]` gives to the rows from `start`."""
+        part = part.reshape(*part.shape[:4], rows.patch, columns.patch)
+        beyond = total.shape[4] - columns.patch
         part = sum(
-            jnp.pad(part[:, :, i].astype(wide), ((0, 0), (0, 0), (0, 0), (s, beyond - s), (0, 0)))
+            jnp.pad(part[:, :, i].astype(wide), ((0, 0), (0, 0), (0, 0), (0, 0), (s, beyond - s)))
             for i, s in enumerate(columns.starts)
         )
-        part += lax.dynamic_slice_in_dim(total, start, rows.patch, axis=2)
-        return lax.dynamic_update_slice_in_dim(total, part, start, axis=2)
+        part += lax.dynamic_slice_in_dim(total, start, rows.patch, axis=3)
+        return lax.dynamic_update_slice_in_dim(total, part, start, axis=3)
 
     def row_of_tiles(totals, xs):
-        q, out, log_total, gradient, log_copies, start = xs
-        keys, values = (_patches(lax.dynamic_slice_in_dim(x, start, rows.patch, axis=2), columns) for x in (k, v))
-        # Keys before queries: most products then read their operands as they lie in memory.
-        logits = dot("bnxqd,bnxkd->bnxkq", q, keys) + log_copies.swapaxes(-1, -2)
-        weights = jnp.exp(logits - log_total.swapaxes(-1, -2))
-        mean = (gradient.astype(wide) * out.astype(wide)).sum(axis=-1)[..., None, :]
-        of_logits = (weights * (dot("bnxqd,bnxkd->bnxkq", gradient, values) - mean)).astype(q.dtype)
-        of_q = jnp.einsum("bnxkd,bnxkq->bnxdq", keys, of_logits).swapaxes(-1, -2)
-        of_k = jnp.einsum("bnxkq,bnxqd->bnxkd", of_logits, q)
-        of_v = jnp.einsum("bnxkq,bnxqd->bnxkd", weights.astype(q.dtype), gradient)
+        q, q_transposed, out, log_total, gradient, gradient_transposed, log_copies, start = xs
+        keys, values = (_patches_from(start, x, rows.patch, columns) for x in (k, v))
+        weights = jnp.exp(dot("...qd,...kd->...qk", q, keys) + log_copies - log_total)
+        mean = (gradient.astype(wide) * out.astype(wide)).sum(axis=-1, keepdims=True)
+        of_logits = (weights * (dot("...qd,...kd->...qk", gradient, values) - mean)).astype(q.dtype)
+        of_q = jnp.einsum("...qk,...kd->...qd", of_logits, keys)
+        # XLA on CPUs would transpose the large operand of what sums over queries, if the result were [keys, dim].
+        of_k = jnp.einsum("...dq,...qk->...dk", q_transposed, of_logits)
+        of_v = jnp.einsum("...dq,...qk->...dk", gradient_transposed, weights.astype(q.dtype))
         return (add(totals[0], of_k, start), add(totals[1], of_v, start)), of_q
 
-    zeros = (jnp.zeros(k.shape, wide), jnp.zeros(v.shape, wide))
-    each = (q, out, log_total, gradient, _log_copies(rows, columns, wide), jnp.asarray(rows.starts))
-    (of_k, of_v), of_q = lax.scan(row_of_tiles, zeros, each)
+    zeros = jnp.zeros((*k.shape[:2], k.shape[4], *k.shape[2:4]), wide)
+    each = (
+        q, q.swapaxes(-1, -2), out, log_total, gradient, gradient.swapaxes(-1, -2),
+        _log_copies(rows, columns, wide), jnp.asarray(rows.starts),
+    )  # fmt: skip
+    totals, of_q = lax.scan(row_of_tiles, (zeros, zeros), each)
+    of_k, of_v = (total.transpose(0, 1, 3, 4, 2) for total in totals)
     return of_q, of_k.astype(k.dtype), of_v.astype(v.dtype)
 
 
@@ -221,16 +223,20 @@ def _log_copies(rows, columns, dtype):
 
 def _patches(x, columns):
     """`[..., patch_y, W, dim]` to the patches of a row of tiles, `[..., tiles_x, patch_y * patch_x, dim]`."""
-    *rest, height, _, dim = x.shape
-    # XLA on CPUs is slow to concatenate slices that it fuses with that, but never fuses more than eight.
-    parts = -(-9 // len(columns.starts)) if len(columns.starts) > 2 else 1
-    cuts = [height * i // parts for i in range(parts + 1)]
-    slices = [
-        x[..., begin:end, start : start + columns.patch, :].reshape(*rest, -1, dim)
-        for start in columns.starts
-        for begin, end in itertools.pairwise(cuts)
-    ]
-    return jnp.concatenate(slices, axis=-2).reshape(*rest, len(columns.starts), -1, dim)
+    slices = [x[..., start : start + columns.patch, :] for start in columns.starts]
+    return jnp.stack(slices, axis=-4).reshape(*x.shape[:-3], len(slices), -1, x.shape[-1])
+
+
+def _patches_from(start, x, height, columns):
+    """The same from rows `start` to `start + height` of x `[B, heads, H, W, dim]`, as one gather.
+
+    On CPUs that is faster than slices, but its gradient is not.
+    """
+    batch, heads, _, width, dim = x.shape
+    rows = x.reshape(batch, heads, -1, width * dim)
+    size = (batch, heads, height, columns.patch * dim)
+    cut = jax.vmap(lambda column: lax.dynamic_slice(rows, (0, 0, start, column * dim), size), out_axes=2)
+    return cut(jnp.asarray(columns.starts)).reshape(batch, heads, len(columns.starts), -1, dim)
 
 
 def _tiles(x, rows, columns):
