@@ -149,7 +149,7 @@ def _scan_backward(window_size, stride, dilation, residuals, gradient):
     wide = log_total.dtype
 
     def add(total, part, start):
-        """Adds what each patch of a row of tiles `[B, heads, tiles_x, dim, keys]` gives to the rows from `start`."""
+        """Adds patches `[B, heads, tiles_x, dim, keys]` to the rows of total `[B, heads, dim, H, W]` from `start`."""
         part = part.reshape(*part.shape[:4], rows.patch, columns.patch)
         beyond = total.shape[4] - columns.patch
         part = sum(
@@ -230,7 +230,8 @@ def _patches(x, columns):
 def _patches_from(start, x, height, columns):
     """The same from rows `start` to `start + height` of x `[B, heads, H, W, dim]`, as one gather.
 
-    On CPUs that is faster than slices, but its gradient is not.
+    On CPUs that is faster than slices (docs/performance.md). Only for `_scan`, whose gradient is written by hand: JAX's
+    gradient of a gather is a scatter, which is slow.
     """
     batch, heads, _, width, dim = x.shape
     rows = x.reshape(batch, heads, -1, width * dim)

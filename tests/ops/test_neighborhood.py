@@ -96,6 +96,15 @@ def test_large_maps_are_recomputed():
     assert [fastest_form(*size) for size in ((14, 14), (28, 28), (4, 200))] == ["tiled", "recomputed", "recomputed"]
 
 
+def test_the_form_depends_on_the_number_of_queries():
+    """Not on that of the keys: with a stride there are fewer."""
+    keys = jnp.zeros((1, 28, 28, 1, 1))
+    for stride, loops in ((1, True), (2, False)):
+        queries = keys[:, ::stride, ::stride]
+        program = jax.make_jaxpr(lambda q, stride=stride: neighborhood_attention(q, keys, keys, stride=stride))(queries)
+        assert ("scan" in str(program)) == loops
+
+
 def test_position_map_runs_from_minus_one_to_one():
     found = position_map(3, 2)
     np.testing.assert_array_equal(found[:, :, 0], [[-1, 1]] * 3)  # x
