@@ -113,6 +113,7 @@ def _recomputed(q, k, v, position, window_size, stride, dilation):
     """
     q, k, v = _prepare(q, k, v, position)
     rows, columns = _recomputed_cuts(k.shape[2:4], window_size, stride, dilation)
+    k, v = (x.reshape(-1, *x.shape[2:]) for x in (k, v))
     out = _scan(_tiles(q, rows, columns), k, v, window_size, stride, dilation)
     return _join(out, rows, columns, q.shape[1:3])
 
@@ -126,16 +127,19 @@ def _prepare(q, k, v, position):
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _scan(q, k, v, window_size, stride, dilation):
-    """Attention of one row of tiles after the other: q `[tiles_y, B, heads, tiles_x, queries, dim]` to the same."""
+    """Attention of one row of tiles after the other: q `[tiles_y, B, heads, tiles_x, queries, dim]` to the same.
+
+    k, v: `[B * heads, H, W, dim]`. With two axes for B and heads, XLA on CPUs would write them twice.
+    """
     return _scan_forward(q, k, v, window_size, stride, dilation)[0]
 
 
 def _scan_forward(q, k, v, window_size, stride, dilation):
-    rows, columns = _recomputed_cuts(k.shape[2:4], window_size, stride, dilation)
+    rows, columns = _recomputed_cuts(k.shape[1:3], window_size, stride, dilation)
 
     def row_of_tiles(_, xs):
         q, log_copies, start = xs
-        keys, values = (_patches_from(start, x, rows.patch, columns) for x in (k, v))
+        keys, values = (_patches_from(start, x, rows.patch, columns, q.shape[0]) for x in (k, v))
         return None, attend(dot("...qd,...kd->...qk", q, keys) + log_copies, values)
 
     log_copies = _log_copies(rows, columns, jnp.promote_types(q.dtype, jnp.float32))
@@ -145,7 +149,7 @@ def _scan_forward(q, k, v, window_size, stride, dilation):
 
 def _scan_backward(window_size, stride, dilation, residuals, gradient):
     q, k, v, out, log_total = residuals
-    rows, columns = _recomputed_cuts(k.shape[2:4], window_size, stride, dilation)
+    rows, columns = _recomputed_cuts(k.shape[1:3], window_size, stride, dilation)
     wide = log_total.dtype
 
     def add(total, part, start):
@@ -161,7 +165,7 @@ def _scan_backward(window_size, stride, dilation, residuals, gradient):
 
     def row_of_tiles(totals, xs):
         q, q_transposed, out, log_total, gradient, gradient_transposed, log_copies, start = xs
-        keys, values = (_patches_from(start, x, rows.patch, columns) for x in (k, v))
+        keys, values = (_patches_from(start, x, rows.patch, columns, q.shape[0]) for x in (k, v))
         weights = jnp.exp(dot("...qd,...kd->...qk", q, keys) + log_copies - log_total)
         mean = (gradient.astype(wide) * out.astype(wide)).sum(axis=-1, keepdims=True)
         of_logits = (weights * (dot("...qd,...kd->...qk", gradient, values) - mean)).astype(q.dtype)
@@ -171,13 +175,18 @@ def _scan_backward(window_size, stride, dilation, residuals, gradient):
         of_v = jnp.einsum("...dq,...qk->...dk", gradient_transposed, weights.astype(q.dtype))
         return (add(totals[0], of_k, start), add(totals[1], of_v, start)), of_q
 
-    zeros = jnp.zeros((*k.shape[:2], k.shape[4], *k.shape[2:4]), wide)
+    def zeros(x):
+        """Zeros that need x `[B]`: XLA on CPUs makes constants before the forward pass, and keeps and copies them."""
+        none = (jnp.isnan(x) & (x > 0)).astype(wide)[:, None, None, None, None]
+        return jnp.broadcast_to(none, (*q.shape[1:3], k.shape[3], *k.shape[1:3]))
+
+    totals = zeros(gradient[0, :, 0, 0, 0, 0]), zeros(gradient[0, :, 0, 0, -1, -1])  # alike, they would be one array
     each = (
         q, q.swapaxes(-1, -2), out, log_total, gradient, gradient.swapaxes(-1, -2),
         _log_copies(rows, columns, wide), jnp.asarray(rows.starts),
     )  # fmt: skip
-    totals, of_q = lax.scan(row_of_tiles, (zeros, zeros), each)
-    of_k, of_v = (total.transpose(0, 1, 3, 4, 2) for total in totals)
+    totals, of_q = lax.scan(row_of_tiles, totals, each)
+    of_k, of_v = (total.transpose(0, 1, 3, 4, 2).reshape(k.shape) for total in totals)
     return of_q, of_k.astype(k.dtype), of_v.astype(v.dtype)
 
 
@@ -227,17 +236,17 @@ def _patches(x, columns):
     return jnp.stack(slices, axis=-4).reshape(*x.shape[:-3], len(slices), -1, x.shape[-1])
 
 
-def _patches_from(start, x, height, columns):
-    """The same from rows `start` to `start + height` of x `[B, heads, H, W, dim]`, as one gather.
+def _patches_from(start, x, height, columns, batch):
+    """The same from rows `start` to `start + height` of x `[B * heads, H, W, dim]`, as one gather.
 
     On CPUs that is faster than slices (docs/performance.md). Only for `_scan`, whose gradient is written by hand: JAX's
     gradient of a gather is a scatter, which is slow.
     """
-    batch, heads, _, width, dim = x.shape
-    rows = x.reshape(batch, heads, -1, width * dim)
-    size = (batch, heads, height, columns.patch * dim)
+    *_, width, dim = x.shape
+    rows = x.reshape(batch, -1, x.shape[1], width * dim)
+    size = (*rows.shape[:2], height, columns.patch * dim)
     cut = jax.vmap(lambda column: lax.dynamic_slice(rows, (0, 0, start, column * dim), size), out_axes=2)
-    return cut(jnp.asarray(columns.starts)).reshape(batch, heads, len(columns.starts), -1, dim)
+    return cut(jnp.asarray(columns.starts)).reshape(*rows.shape[:2], len(columns.starts), -1, dim)
 
 
 def _tiles(x, rows, columns):
