@@ -141,8 +141,10 @@ def main() -> None:
     layers = {str(layer): layer for layer in LAYERS}
     rows: list[Row] = []
     try:
-        for name in layers if arguments.layers == "all" else arguments.layers.split(","):
+        names = list(layers) if arguments.layers == "all" else arguments.layers.split(",")
+        for name in names:
             check_choice("layer", name, layers)
+        for name in names:
             found = list(measure(layers[name], arguments))
             show(found)
             rows += found

@@ -30,12 +30,13 @@ def test_whole_networks_are_timed(tmp_path, monkeypatch, capsys):
 
 def test_mistakes_end_with_one_line(tmp_path, monkeypatch):
     for module, argument, message in (
-        (operator_speed, "--layers=resnet 63@56", "did you mean resnet 64@56"),
+        (operator_speed, "--layers=resnet 512@7,resnet 63@56", "did you mean resnet 64@56"),
         (network_speed, "--networks=resnet26,resnet51", "did you mean resnet50"),
         (network_speed, "--networks=acmix_resnet26", "unknown plain network 'acmix_resnet26'; did you mean resnet26"),
     ):
         with pytest.raises(SystemExit, match=message):
             run(monkeypatch, module, f"--out={tmp_path}", argument)
+    assert not list(tmp_path.iterdir())  # found before anything is measured
 
 
 def test_a_bare_machine_can_measure():
