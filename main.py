@@ -18,8 +18,12 @@ def main(_) -> None:
     logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
     config, folder = CONFIG.value, Path(WORKDIR.value or "").absolute()
     try:  # imported late, so that a mistake in the flags is told at once
-        from acmix_jax import benchmark_input, evaluate, processes, train, workdir
         from acmix_jax.analysis.inspection import inspect_checkpoint as inspect
+        from acmix_jax.benchmark import input as benchmark_input
+        from acmix_jax.devices import processes
+        from acmix_jax.run import workdir
+        from acmix_jax.training import evaluate
+        from acmix_jax.training import loop as train
 
         processes.connect(config.distributed if config else None)
         if MODE.value == "train":

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from acmix_jax import workdir
 from acmix_jax.analysis.complexity import PAPER, complexity
 from acmix_jax.errors import UserError
-from acmix_jax.metrics_writer import read_metrics
-from experiments import record
+from acmix_jax.run import workdir
+from acmix_jax.run.metrics import read_metrics
+from experiments import results
 
 ACCURACY = {  # top-1 on ImageNet; ACmix: README of the released code. Plain: papers and READMEs of SAN, PVT and Swin
     "ResNet": {
@@ -182,7 +182,7 @@ def main() -> None:
         draw(rows, flags.out / "figure4.png")
         origin = "see the columns that end in _origin; parameters: derived, params_paper_m: paper"
         trained = [workdir.environment_of(folder) for folder in flags.runs]
-        record.write(flags.out, __doc__, origin, trained, trained_by=[x.get("command", "") for x in trained])
+        results.write(flags.out, __doc__, origin, trained, trained_by=[x.get("command", "") for x in trained])
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     print(flags.out / "figure4.csv", flags.out / "figure4.png", sep="\n")

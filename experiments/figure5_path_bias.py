@@ -23,15 +23,15 @@ import numpy as np
 from absl import logging
 from matplotlib.figure import Figure
 
-from acmix_jax import workdir
 from acmix_jax.analysis import alpha_beta
 from acmix_jax.analysis.path_norms import PathNorms, path_norms
-from acmix_jax.checkpoint import Checkpoints
 from acmix_jax.data import pipeline
 from acmix_jax.data.photos import DamagedImage, Photo
 from acmix_jax.errors import UserError
+from acmix_jax.run import workdir
+from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.tasks import create_task
-from experiments import record
+from experiments import results
 
 
 class Run(NamedTuple):
@@ -197,7 +197,7 @@ def main() -> None:
             written.append(flags.out / "path_maps.png")
             draw_maps(seen, written[2])
         trained = [workdir.environment_of(folder) for folder in flags.runs]
-        record.write(
+        results.write(
             flags.out, __doc__, "measured here", trained, trained_by=[x.get("command", "") for x in trained],
             seeds=sorted({str(run.seed) for run in runs}),
         )  # fmt: skip

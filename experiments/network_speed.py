@@ -19,9 +19,18 @@ import numpy as np
 
 from acmix_jax import create_model, list_models
 from acmix_jax.analysis.complexity import complexity
-from acmix_jax.analysis.speed import Program, Row, compiled, compiled_step, device_name, in_turns, parser_of, write_rows
+from acmix_jax.benchmark.timing import (
+    Program,
+    Row,
+    compiled,
+    compiled_step,
+    device_name,
+    in_turns,
+    parser_of,
+    write_rows,
+)
 from acmix_jax.errors import UserError, check_choice
-from acmix_jax.fold import fold
+from acmix_jax.weights.fold import fold
 from experiments import released_code
 
 NETWORKS = "resnet26,resnet50,swin_tiny,pvt_tiny,san10"

@@ -21,7 +21,7 @@ import numpy as np
 
 from acmix_jax import ACmix
 from acmix_jax.analysis.complexity import multiply_adds
-from acmix_jax.analysis.speed import Program, Row, compiled, device_name, in_turns, parser_of, write_rows
+from acmix_jax.benchmark.timing import Program, Row, compiled, device_name, in_turns, parser_of, write_rows
 from acmix_jax.errors import UserError, check_choice
 from acmix_jax.layers.attention import GlobalAttention, LocalAttention, PatchwiseAttention, WindowAttention
 from acmix_jax.ops import neighborhood, shift

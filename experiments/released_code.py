@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from acmix_jax.analysis.speed import Program
+from acmix_jax.benchmark.timing import Program
 from acmix_jax.errors import UserError
 
 DEPTHS = {"acmix_resnet26": [1, 2, 4, 1], "acmix_resnet38": [2, 3, 5, 2], "acmix_resnet50": [3, 4, 6, 3]}

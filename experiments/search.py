@@ -18,7 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from acmix_jax.errors import UserError
-from acmix_jax.metrics_writer import read_metrics
+from acmix_jax.run.metrics import read_metrics
 from experiments import sweep
 
 

@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 
 from acmix_jax.analysis import alpha_beta
 from acmix_jax.errors import UserError
-from acmix_jax.metrics_writer import read_metrics
+from acmix_jax.run.metrics import read_metrics
 
 MAIN = Path(__file__).parent.parent / "main.py"
 

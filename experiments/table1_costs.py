@@ -23,10 +23,10 @@ from matplotlib.figure import Figure
 
 from acmix_jax import ACmix, create_model, list_models
 from acmix_jax.analysis.complexity import PARTS, Complexity, complexity, operator_cost, part_of
-from acmix_jax.analysis.speed import device_name
-from acmix_jax.analysis.time_share import time_by_part
+from acmix_jax.benchmark.time_share import time_by_part
+from acmix_jax.benchmark.timing import device_name
 from acmix_jax.errors import UserError, check_choice
-from experiments import record
+from experiments import results
 
 MODELS = "resnet50,acmix_resnet50,san10,acmix_san10,pvt_tiny,acmix_pvt_tiny,swin_tiny,acmix_swin_tiny"
 STAGES = ((64, 4), (128, 8), (256, 16), (512, 32))  # ResNet's: features, stride of the map
@@ -79,11 +79,11 @@ def _numbers(cost: Complexity, times: dict[str, float]) -> list[Any]:
     return [*cost.params.values(), *cost.macs.values(), *times.values(), device_name()]
 
 
-def measure(flags: argparse.Namespace) -> tuple[record.Table, record.Table]:
+def measure(flags: argparse.Namespace) -> tuple[results.Table, results.Table]:
     """Both tables."""
     rng = np.random.default_rng(0)
     first = ["operator", "features", "size", "batch"]
-    layers = record.Table(flags.out / "operators.csv", _columns(first))
+    layers = results.Table(flags.out / "operators.csv", _columns(first))
     for features, stride in STAGES:
         size = -(-flags.image_size // stride)
         x = rng.normal(size=(flags.batch, size, size, features)).astype(np.float32)
@@ -93,7 +93,7 @@ def measure(flags: argparse.Namespace) -> tuple[record.Table, record.Table]:
                 print(f"{name} {features}@{size}", file=sys.stderr)
                 layers.add(*row, *_numbers(cost, _times(_Layer(operators(features)[name]), x)))
     first = ["model", "img_size", "batch"]
-    models = record.Table(flags.out / "models.csv", _columns(first))
+    models = results.Table(flags.out / "models.csv", _columns(first))
     images = rng.normal(size=(flags.batch, flags.image_size, flags.image_size, 3)).astype(np.float32)
     for name in flags.models.split(","):
         row = (name, flags.image_size, flags.batch)
@@ -144,7 +144,7 @@ def main() -> None:
             models.having(img_size=flags.image_size, **here), flags.out / "costs.png",
         )  # fmt: skip
         origin = "parameters and multiply-adds: derived; times: measured here"
-        record.write(flags.out, __doc__, origin)
+        results.write(flags.out, __doc__, origin)
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     print(*(flags.out / name for name in ("operators.csv", "models.csv", "costs.png")), sep="\n")

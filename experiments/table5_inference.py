@@ -18,10 +18,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from acmix_jax import create_model, list_models
-from acmix_jax.analysis.speed import Program, compiled, device_name, in_turns
+from acmix_jax.benchmark.timing import Program, compiled, device_name, in_turns
 from acmix_jax.errors import UserError, check_choice
-from acmix_jax.fold import fold
-from experiments import record
+from acmix_jax.weights.fold import fold
+from experiments import results
 
 COLUMNS = ["model", "form", "img_size", "batch", "dtype", "samples_per_sec", "ms", "ms_q1", "ms_q3", "device"]
 FORMS = {"plain": "tab:gray", "plain, folded": "lightgray", "ACmix": "tab:blue", "ACmix, folded": "lightblue"}
@@ -97,14 +97,14 @@ def main() -> None:
         if not all(batch.isdigit() and int(batch) for batch in flags.batches.split(",")):
             raise UserError(f"--batches={flags.batches} are no numbers of images, such as 1,4,16")
         flags.out.mkdir(parents=True, exist_ok=True)
-        table = record.Table(flags.out / "inference.csv", COLUMNS)
+        table = results.Table(flags.out / "inference.csv", COLUMNS)
         here = {"img_size": flags.img_size, "dtype": flags.dtype, "device": device_name()}
         for plain in networks:
             for batch in map(int, flags.batches.split(",")):
                 if not table.having(model=f"acmix_{plain}", form="folded", batch=batch, **here):
                     _measure(plain, batch, flags, table)
         draw(table.having(**here), flags.out / "inference.png")
-        record.write(flags.out, __doc__, "measured here")
+        results.write(flags.out, __doc__, "measured here")
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     print(flags.out / "inference.csv", flags.out / "inference.png", sep="\n")

@@ -8,7 +8,7 @@ the 15 runs, half of that on two with --parallel=2. Full scale, the paper's:
 --set num_epochs=0.05. A stopped command continues when typed again.
 """
 
-from experiments.repeated import parser_of, run_table
+from experiments.ablation import parser_of, run_table
 
 ROWS = {
     "attention": {"acmix.paths": "attention"},

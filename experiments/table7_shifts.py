@@ -23,10 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from acmix_jax.analysis.speed import compiled, device_name, in_turns
+from acmix_jax.benchmark.timing import compiled, device_name, in_turns
 from acmix_jax.ops import shift
-from experiments import record
-from experiments.repeated import parser_of, run_table
+from experiments import results
+from experiments.ablation import parser_of, run_table
 
 ROWS = {
     "shifts, not learned (one group)": {"acmix.shared_shift": True, "optimizer.frozen": "shift/kernel"},
@@ -98,14 +98,14 @@ def measure(image_size: int, batch: int, rounds: int) -> dict[tuple[str, str], n
 
 def measure_speed(flags: argparse.Namespace) -> None:
     """Writes speed.csv and speed.png; what is there is not measured again."""
-    table = record.Table(flags.out / "speed.csv", COLUMNS)
+    table = results.Table(flags.out / "speed.csv", COLUMNS)
     here = {"img_size": flags.speed_image_size, "batch": flags.speed_batch, "device": device_name()}
     if not table.having(**here):
         times = measure(flags.speed_image_size, flags.speed_batch, flags.speed_rounds)
         for (name, way), values in times.items():
             low, middle, high = np.percentile(values, [25, 50, 75]).tolist()
             table.add(name, way, flags.speed_image_size, flags.speed_batch, middle, low, high, device_name())
-        record.write(flags.out, __doc__, "measured here")
+        results.write(flags.out, __doc__, "measured here")
     _draw(flags.out / "speed.png", table.having(**here))
     print(f"{flags.out / 'speed.csv'}\n{flags.out / 'speed.png'}")
 

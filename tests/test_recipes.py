@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from acmix_jax import create_model, list_models, optim
+from acmix_jax import create_model, list_models
+from acmix_jax.training import optim
 from acmix_jax.validation import check_config
 from configs import imagenet
 

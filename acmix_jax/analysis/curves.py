@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from acmix_jax.metrics_writer import read_metrics
+from acmix_jax.run.metrics import read_metrics
 
 
 def write(title: str, folder: Path) -> Path | None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from acmix_jax.analysis import alpha_beta, curves
-from acmix_jax.checkpoint import Checkpoints
+from acmix_jax.run.checkpoint import Checkpoints
 
 
 def inspect_checkpoint(config, folder: Path, which: str) -> str:

@@ -25,9 +25,9 @@ import jax.numpy as jnp
 
 from acmix_jax.errors import UserError
 from acmix_jax.layers.attention import GlobalAttention
-from acmix_jax.layers.blocks import Mlp, drop_path, drop_path_rates, layer_norm, patch_conv
+from acmix_jax.layers.transformer import Mlp, drop_path, drop_path_rates, layer_norm, patch_conv
 from acmix_jax.layers.weights import normal_02
-from acmix_jax.ops.materialize import materialize
+from acmix_jax.ops.xla_cpu import materialize
 
 
 class Variant(NamedTuple):

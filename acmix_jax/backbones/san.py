@@ -20,8 +20,7 @@ import jax.numpy as jnp
 from acmix_jax.errors import UserError
 from acmix_jax.layers.norm import BatchNorm
 from acmix_jax.layers.weights import torch_bias, torch_default
-from acmix_jax.ops.linear import dot_general
-from acmix_jax.ops.materialize import materialize
+from acmix_jax.ops.xla_cpu import dot_general, materialize
 
 
 class Variant(NamedTuple):

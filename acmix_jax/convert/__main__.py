@@ -21,11 +21,11 @@ import jax
 import numpy as np
 from absl import logging
 
-from acmix_jax import workdir
-from acmix_jax.checkpoint import Checkpoints
 from acmix_jax.convert.state_dict import batches_tracked, from_torch, to_torch
 from acmix_jax.errors import UserError
 from acmix_jax.models import family_of
+from acmix_jax.run import workdir
+from acmix_jax.run.checkpoint import Checkpoints
 
 
 def import_weights(model: str, file: Path, folder: Path) -> str:

@@ -19,10 +19,10 @@ import jax
 import numpy as np
 
 from acmix_jax.data import augment, digits, fashion_mnist
+from acmix_jax.data.array_records import RecordSource
 from acmix_jax.data.folder import FolderSource
 from acmix_jax.data.photos import DamagedImage
 from acmix_jax.data.rand_augment import rand_augment
-from acmix_jax.data.records import RecordSource
 from acmix_jax.data.tfds import TfdsSource
 from acmix_jax.errors import UserError, check_choice
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from acmix_jax.data import photos
+from acmix_jax.data.array_records import CONTENTS, count_records, shard_path, to_record
 from acmix_jax.data.folder import FolderSource
-from acmix_jax.data.records import CONTENTS, count_records, shard_path, to_record
 from acmix_jax.errors import UserError
-from acmix_jax.progress import Progress
+from acmix_jax.run.progress import Progress
 
 PLAN = "plan.json"  # what the shards in a folder are made of, so that nothing else is mixed with them
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from acmix_jax.errors import UserError
-from acmix_jax.layers.blocks import layer_norm
+from acmix_jax.layers.transformer import layer_norm
 from acmix_jax.layers.weights import Initializer, torch_bias, torch_default
 
 

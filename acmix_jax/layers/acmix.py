@@ -12,8 +12,7 @@ from acmix_jax.errors import UserError, check_choice
 from acmix_jax.layers.attention import LocalAttention
 from acmix_jax.layers.weights import Initializer, Weights, torch_bias, torch_default
 from acmix_jax.ops import shift
-from acmix_jax.ops.linear import linear
-from acmix_jax.ops.materialize import add_to_each
+from acmix_jax.ops.xla_cpu import add_to_each, linear
 
 PATHS = ("both", "attention", "convolution")
 COMBINATIONS = ("learned", "convex", "fixed")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from acmix_jax.ops.materialize import add_to_each
+from acmix_jax.ops.xla_cpu import add_to_each
 
 
 def softmax_attention(q, k, v, bias=None, mask=None):

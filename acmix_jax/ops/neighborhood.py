@@ -17,7 +17,7 @@ from jax import lax
 
 from acmix_jax.errors import UserError, check_choice
 from acmix_jax.ops.attention import attend, dot, scale
-from acmix_jax.ops.materialize import add_to_each
+from acmix_jax.ops.xla_cpu import add_to_each
 
 LARGEST_TILE = 8  # queries per tile and axis
 RECOMPUTED_TILE = 4  # the same in the recomputed form, but see _recomputed_cuts

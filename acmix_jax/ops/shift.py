@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 
 from acmix_jax.errors import check_choice
-from acmix_jax.ops.materialize import add_to_each, materialize
+from acmix_jax.ops.xla_cpu import add_to_each, materialize
 
 TAP_FORMS = ("slices", "group_conv")  # mix the pieces into taps first
 PIECE_FORMS = (*TAP_FORMS, "multiply_shift", "grouped")  # start from the pieces of Stage I

@@ -7,9 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from acmix_jax.data import mixing
 from acmix_jax.errors import check_choice
 from acmix_jax.models import create_model
+from acmix_jax.ops import mixing
 from acmix_jax.tasks.base import Batch, Variables
 
 
@@ -29,7 +29,7 @@ class Classification:
     Attributes:
       model: images float `[B, H, W, C]` to logits float32 `[B, num_classes]`.
       label_smoothing, label_smoothing_over_all: see `smooth_labels`.
-      random_erasing, mixup, cutmix: see data/mixing.py; 0 for none.
+      random_erasing, mixup, cutmix: see ops/mixing.py; 0 for none.
       batch_norm_groups: parts of a batch that go through the model each by itself when it trains.
       mean, std: of the pixels, one or C values, on the scale from 0 to 1.
     """

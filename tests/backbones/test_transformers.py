@@ -12,7 +12,7 @@ import acmix_jax
 from acmix_jax.backbones import pvt, swin
 from acmix_jax.errors import UserError
 from acmix_jax.layers.acmix import ACmix
-from acmix_jax.layers.blocks import drop_path_rates
+from acmix_jax.layers.transformer import drop_path_rates
 
 PLAIN = partial(ACmix, paths="attention", project=True)
 

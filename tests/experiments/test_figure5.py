@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import acmix_jax
-from acmix_jax.checkpoint import Checkpoints
 from acmix_jax.convert.state_dict import variable_shapes
+from acmix_jax.run.checkpoint import Checkpoints
 from configs import digits
 from experiments import figure5_path_bias as path_bias
 

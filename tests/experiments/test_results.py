@@ -12,7 +12,7 @@ import pytest
 
 from acmix_jax.errors import UserError
 from configs import digits
-from experiments import figure4_accuracy, record, report, table1_costs, table5_inference
+from experiments import figure4_accuracy, report, results, table1_costs, table5_inference
 
 COMMITTED = sorted((Path(__file__).parents[2] / "docs" / "results").glob("*/"))
 
@@ -77,16 +77,16 @@ def test_inference_continues_where_it_stopped(tmp_path, monkeypatch, capsys):
 
 def test_half_a_row_of_a_killed_program_is_measured_again(tmp_path):
     columns = ["name", "ms"]
-    record.Table(tmp_path / "a.csv", columns).add("one", 1.0)
+    results.Table(tmp_path / "a.csv", columns).add("one", 1.0)
     with (tmp_path / "a.csv").open("a") as file:
         file.write("two,0.")
-    again = record.Table(tmp_path / "a.csv", columns)
+    again = results.Table(tmp_path / "a.csv", columns)
     assert again.having(name="one") == [{"name": "one", "ms": "1"}]
     assert not again.having(name="two")
     again.add("two", 2.5)
     assert (tmp_path / "a.csv").read_text() == "name,ms\none,1\ntwo,2.5\n"
     with pytest.raises(UserError, match="has other columns"):
-        record.Table(tmp_path / "a.csv", ["name", "seconds"])
+        results.Table(tmp_path / "a.csv", ["name", "seconds"])
 
 
 def make_run(folder, top1):
@@ -144,11 +144,11 @@ def test_the_page_holds_everything_in_itself(tmp_path, monkeypatch):
     folder = tmp_path / "table1"
     folder.mkdir()
     monkeypatch.setattr(sys, "argv", ["table9_more.py", "--out=a folder"])
-    record.write(folder, "A < title.\n\nMore text.", "measured here", seeds=[0, 1])
+    results.write(folder, "A < title.\n\nMore text.", "measured here", seeds=[0, 1])
     (folder / "one.csv").write_text('name,ms\n"a <b>",3\n')
     (folder / "one.png").write_bytes(b"\x89PNG")
     (tmp_path / "other" / "table1").mkdir(parents=True)
-    record.write(tmp_path / "other" / "table1", "Named alike.", "paper")
+    results.write(tmp_path / "other" / "table1", "Named alike.", "paper")
     (tmp_path / "other" / "table1" / "empty.csv").touch()
     run(monkeypatch, report, f"--out={tmp_path / 'report.html'}", folder, tmp_path / "other" / "table1")
     text = (tmp_path / "report.html").read_text()

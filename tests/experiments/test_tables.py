@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from acmix_jax import optim
 from acmix_jax.tasks import create_task
+from acmix_jax.training import optim
 from configs import fashion_mnist
-from experiments import repeated, sweep, table6_paths, table7_shifts
+from experiments import ablation, sweep, table6_paths, table7_shifts
 
 ROOT = Path(__file__).parent.parent.parent
 SMOKE = ["--config=configs/digits.py", "--seeds=1", "--set", "num_epochs=0.05"]
@@ -44,7 +44,7 @@ def run(tmp_path, monkeypatch):
             ["table", f"--out={tmp_path}/out", "--config=config.py", *more]
             + ["--set", "num_epochs=2"] * ("--set" not in more),
         )
-        repeated.run_table(repeated.parser_of("").parse_args(), "A table.", rows)
+        ablation.run_table(ablation.parser_of("").parse_args(), "A table.", rows)
 
     return run
 

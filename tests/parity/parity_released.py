@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from acmix_jax.analysis.speed import in_turns
+from acmix_jax.benchmark.timing import in_turns
 from acmix_jax.errors import UserError
 from experiments import released_code
 

@@ -1,0 +1,1 @@
+"""Measurements of time: programs in turns, parts of one program, and the input pipeline."""

@@ -1,0 +1,125 @@
+"""Times programs against each other: all are compiled first and then run in turns (A B C A B C ...).
+
+A busy moment of the machine hits all of them alike then, so that the ratio of their medians holds on a noisy machine.
+"""
+
+import argparse
+import csv
+import math
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from acmix_jax.run import environment
+
+SHORTEST = 0.02  # seconds of one measurement; a program that takes less runs several times in it
+
+
+class Program(NamedTuple):
+    """Something to time. `run` starts it, `wait` ends when the result of `run` is there."""
+
+    run: Callable[[], Any]
+    wait: Callable[[Any], Any] = jax.block_until_ready
+    compile_s: float | None = None  # None where nothing is compiled
+    peak_memory_mb: float | None = None
+
+
+class Row(NamedTuple):
+    """A line of the table; the columns of timm's benchmark files and, after them, ours."""
+
+    model: str
+    img_size: int
+    batch: int
+    dtype: str
+    samples_per_sec: float
+    step_time_ms: float  # median
+    gmacs: float | None  # of one image
+    params_m: float
+    peak_memory_mb: float | None  # arguments, results and temporary arrays, by the compiler's account
+    pass_: str
+    implementation: str
+    step_time_q1_ms: float
+    step_time_q3_ms: float
+    compile_s: float | None
+    device: str
+
+
+def compiled(f: Callable[..., Any], *arguments: Any) -> Program:
+    """Compiles `f(*arguments)`; each run of it gets the same arguments."""
+    begin = time.perf_counter()
+    program = jax.jit(f).lower(*arguments).compile()
+    seconds = time.perf_counter() - begin
+    return Program(lambda: program(*arguments), compile_s=seconds, peak_memory_mb=_peak(program))
+
+
+def compiled_step(f: Callable[..., Any], state: Any, *arguments: Any) -> Program:
+    """Compiles `state = f(state, *arguments)`, which gives the memory of the old state to the new one."""
+    begin = time.perf_counter()
+    program = jax.jit(f, donate_argnums=0).lower(state, *arguments).compile()
+    seconds = time.perf_counter() - begin
+
+    def run():
+        nonlocal state
+        state = program(state, *arguments)
+        return state
+
+    return Program(run, compile_s=seconds, peak_memory_mb=_peak(program))
+
+
+def _peak(program):
+    memory = program.memory_analysis()
+    total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return (total - memory.alias_size_in_bytes) / 2**20
+
+
+def in_turns(programs: Mapping[Hashable, Program], rounds: int) -> dict[Hashable, np.ndarray]:
+    """Milliseconds of one run of each program, `[rounds]`.
+
+    Each turn begins with a run that is not counted: it pays for the caches and the memory that the program before took.
+    """
+    times = {key: [] for key in programs}
+    repeats = {key: max(1, math.ceil(SHORTEST / _seconds(program, 1))) for key, program in programs.items()}
+    for _ in range(rounds):
+        for key, program in programs.items():
+            _seconds(program, 1)
+            times[key].append(1e3 * _seconds(program, repeats[key]))
+    return {key: np.array(values) for key, values in times.items()}
+
+
+def _seconds(program, repeats):
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        result = program.run()
+    program.wait(result)
+    return (time.perf_counter() - begin) / repeats
+
+
+def device_name() -> str:
+    """The hardware and the version of jax, for the table."""
+    kind = jax.devices()[0].device_kind
+    return f"{environment.machine() if kind == 'cpu' else kind}, jax {jax.__version__}"
+
+
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """The options that all speed experiments share; an accelerator gets a larger batch and bfloat16 by default."""
+    accelerator = jax.default_backend() != "cpu"
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the table")
+    parser.add_argument("--batch", type=int, default=128 if accelerator else 4)
+    parser.add_argument("--dtype", default="bfloat16" if accelerator else "float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--released-code", type=Path, help="a clone of github.com/LeapLabTHU/ACmix")
+    return parser
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Writes the table; numbers keep four digits."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([name.rstrip("_") for name in Row._fields])
+        for row in rows:
+            writer.writerow([f"{x:.4g}" if isinstance(x, float) else "" if x is None else x for x in row])

@@ -1,0 +1,1 @@
+"""Meshes, shardings and processes; the only package that knows how many devices there are."""

@@ -1,0 +1,53 @@
+"""The one evaluation: a task's predictions over an evaluator's data."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+
+from acmix_jax.data import pipeline
+from acmix_jax.devices import sharding
+from acmix_jax.errors import UserError
+from acmix_jax.evaluators.base import Evaluator
+from acmix_jax.run.checkpoint import Checkpoints
+from acmix_jax.tasks import create_task
+from acmix_jax.tasks.base import Task, Variables
+from acmix_jax.validation import check_config
+
+
+def make_predict(task: Task, keys: tuple[str, ...], mesh: jax.sharding.Mesh) -> Callable[[Variables, Any], Any]:
+    """A compiled step whose predictions, and the entries `keys` of the batch, come back whole to every process."""
+
+    def predict(variables, batch):
+        return task.predict(variables, batch), {key: batch[key] for key in keys}
+
+    return jax.jit(predict, out_shardings=sharding.replicated(mesh))
+
+
+def evaluate(
+    predict: Callable, variables: Variables, evaluator: Evaluator, mesh: jax.sharding.Mesh
+) -> dict[str, float]:
+    """Runs the evaluator over all of its batches; `predict` is from `make_predict`."""
+    evaluator.reset()
+    for batch in evaluator.batches:
+        predictions, rest = jax.device_get(predict(variables, sharding.put_batch(batch, mesh)))
+        evaluator.add(predictions, rest)
+    return evaluator.result()
+
+
+def evaluate_checkpoint(config, folder: Path, which: str) -> str:
+    """Evaluates checkpoint "latest", "best" or a step of the run in `folder`; returns the result in words."""
+    check_config(config)
+    mesh = sharding.make_mesh(config.batch_size)
+    source = pipeline.open_source(config.data, "test")
+    task, evaluator = create_task(config, pipeline.eval_batches(source, config.data, config.batch_size))
+    with Checkpoints(folder / "checkpoints", config.best_metric, read_only=True) as checkpoints, jax.set_mesh(mesh):
+        step, variables = checkpoints.read_variables(which, folded=True)
+        variables = jax.device_put(variables, sharding.replicated(mesh))
+        try:
+            evaluate(make_predict(task, evaluator.keys, mesh), variables, evaluator, mesh)
+        except flax.errors.FlaxError as error:
+            raise UserError(f"the checkpoint in {folder} does not fit {config.model}: {error}") from error
+    return f"{config.model} at step {step}: {evaluator.summary()}"

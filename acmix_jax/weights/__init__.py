@@ -1,0 +1,1 @@
+"""Operations on trained variables: folding for inference, and starting from other weights."""

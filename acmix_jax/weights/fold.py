@@ -1,0 +1,150 @@
+"""The form in which a trained network is used: what depends on the parameters alone is computed once.
+
+python -m acmix_jax.weights.fold --workdir=DIR --out=OTHER_DIR
+
+`fold` composes convolution paths to ordinary convolutions where that is faster, multiplies beta into them, and scales
+the layer before each BatchNorm so that a bias is all that is left of it. One factor stays in an ACmix layer, that of
+the attention: alpha times the scale of the BatchNorm after it. The same `model.apply(variables, images)` takes the
+result, in float32 with logits equal to 1e-5 of the largest; it can be saved and evaluated, but not trained (some of its
+parameters are constants now). OTHER_DIR serves `main.py --mode=eval --workdir=OTHER_DIR`.
+
+A norm that is not behind a linear layer stays: those in front of a block (SAN, Swin, PVT), and SAN's over a window.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+
+from acmix_jax.errors import UserError
+from acmix_jax.layers.norm import BatchNorm
+from acmix_jax.ops import shift
+
+Variables = dict[str, Any]
+
+_NORM_AFTER = {
+    "stem_conv": "stem_norm", "conv1": "norm1", "mixer": "norm2", "conv3": "norm3", "shortcut_conv": "shortcut_norm",
+    "weight1": "norm2",
+}  # fmt: skip
+"""Linear layers and the BatchNorm behind them, both in one module, in ResNet and SAN."""
+
+
+def fold(variables: Variables, largest_composed: int | None = None) -> Variables:
+    """Variables of a model of `acmix_jax.list_models()`, or of an ACmix layer, to folded ones for use without training.
+
+    Args:
+      variables: {"params": ..., "batch_stats": ...}.
+      largest_composed: convolution paths of layers with up to so many input features become one convolution; None
+        for those where that is the fastest form on the backend in use (128 on a CPU, see ops/shift.py).
+
+    Returns:
+      {"params": ..., "batch_stats": ..., "folded": ...} as NumPy arrays: "folded" takes the place of what is gone.
+      Without "folded" where there is nothing to fold (plain Swin and PVT).
+
+    Raises:
+      UserError: they are folded already; or heads share a shift kernel.
+    """
+    if "folded" in variables:
+        raise UserError("these variables are folded already")
+    flat = {path: np.asarray(leaf) for path, leaf in flax.traverse_util.flatten_dict(variables).items()}
+    modules = {path[1:i] for path in flat for i in range(1, len(path))}  # () is the root, which may be a layer alone
+    for path in sorted(modules):
+        norm = (*path[:-1], _NORM_AFTER.get(path[-1] if path else ""))
+        scale = _take_norm(flat, norm) if ("batch_stats", *norm, "mean") in flat else 1.0
+        if ("params", *path, "qkv", "kernel") in flat:
+            _fold_acmix(flat, path, scale, largest_composed)
+        elif np.ndim(scale):
+            _multiply(flat, ("params", *path), scale)
+    return flax.traverse_util.unflatten_dict(flat)
+
+
+def _take_norm(flat, path):
+    """The factor of a BatchNorm, which leaves its bias behind."""
+    scale, bias = (flat.pop(("params", *path, name)) for name in ("scale", "bias"))
+    mean, variance = (flat.pop(("batch_stats", *path, name)) for name in ("mean", "var"))
+    scale = scale / np.sqrt(variance + BatchNorm.epsilon)
+    flat["folded", *path, "bias"] = bias - mean * scale
+    return scale
+
+
+def _multiply(flat, path, scale):
+    """Scales the outputs of a linear layer."""
+    for name in ("kernel", "bias"):
+        if (*path, name) in flat:
+            flat[*path, name] = flat[*path, name] * scale
+
+
+def _fold_acmix(flat, path, scale, largest_composed):
+    """The layer at `path`; `scale` is the factor of the BatchNorm behind it, 1 if there is none."""
+    params, folded = ("params", *path), ("folded", *path)
+    if (*params, "alpha") in flat or np.ndim(scale):
+        flat[*folded, "scale"] = flat.pop((*params, "alpha"), 1.0) * scale
+    if (*params, "fc", "kernel") not in flat:
+        return
+    (qkv, bias), (fc, fc_bias) = ([flat.get((*params, name, p)) for p in ("kernel", "bias")] for name in ("qkv", "fc"))
+    dim = bias.size // len(fc)
+    if flat[*params, "shift", "kernel"].shape[-1] == dim and len(fc) > 3:
+        raise UserError("a network with acmix.shared_shift=True cannot be folded; use it as it is")
+    _multiply(flat, (*params, "shift"), flat.pop((*params, "beta"), 1.0) * scale)
+    is_narrow = shift.fastest_form(len(qkv)) == "dense" if largest_composed is None else len(qkv) <= largest_composed
+    if not is_narrow:
+        return
+    is_coarse = (*params, "reduce", "kernel") in flat  # of k and v (PVT), which then cannot be composed
+    fine = len(fc) // 3 if is_coarse else len(fc)
+    qkv, bias = qkv[:, : fine * dim].reshape(-1, fine, dim), bias[: fine * dim].reshape(fine, dim)
+    with jax.default_matmul_precision("highest"):  # once, for good
+        kernels = shift.compose(qkv, bias, fc[:fine], fc_bias, flat[*params, "shift", "kernel"])
+    flat[*folded, "kernel"], flat[*folded, "bias_kernel"] = map(np.asarray, kernels)
+    if not is_coarse:
+        for unused in [place for place in flat if place[:-1] in ((*params, "fc"), (*params, "shift"))]:
+            del flat[unused]
+
+
+def fold_checkpoint(source: Path, which: str, out: Path) -> str:
+    """Folds a checkpoint of the run, or of the converted weights, in `source` into the folder `out`; says what it did.
+
+    Args:
+      which: "latest", "best" or a step.
+
+    Raises:
+      UserError: no such checkpoint, it is folded already, or `out` cannot be written.
+    """
+    from acmix_jax.run import workdir
+    from acmix_jax.run.checkpoint import Checkpoints
+
+    facts = workdir.describe(source)
+    with Checkpoints(source / "checkpoints", facts.get("config", {}).get("best_metric", ""), read_only=True) as found:
+        step, variables = found.read_variables(which)
+    folded = fold(variables)
+    if "folded" not in folded:
+        raise UserError(f"there is nothing to fold in {facts['model']}: use the weights in {source} as they are")
+    workdir.check_unused(out)
+    with Checkpoints(out / "checkpoints", best="") as checkpoints:
+        checkpoints.save_variables(step, folded)
+    workdir.describe_weights(out, facts | {"folded": True})
+    before, after = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (variables, folded))
+    return f"{facts['model']} at step {step}: {before:,} numbers, folded to {after:,}, written to {out}"
+
+
+def main() -> None:
+    """Reads the flags; a mistake in them ends the program with one line."""
+    parser = argparse.ArgumentParser(prog="acmix_jax.weights.fold", description=__doc__.partition("\n")[0])
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of a run, or of converted weights")
+    parser.add_argument("--checkpoint", default="latest", help="latest, best or a step")
+    parser.add_argument("--out", required=True, type=Path, help="folder to write")
+    flags = parser.parse_args()
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
+    try:
+        print(fold_checkpoint(flags.workdir, flags.checkpoint, flags.out))
+    except (UserError, PermissionError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+import re
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from acmix_jax.analysis.inspection import inspect_checkpoint
+from acmix_jax.benchmark.input import benchmark_input
+from acmix_jax.data import prepare
+from acmix_jax.errors import UserError
+from acmix_jax.run import workdir
+from acmix_jax.run.checkpoint import Checkpoints
+from acmix_jax.run.metrics import read_metrics
+from acmix_jax.tasks import create_task
+from acmix_jax.training.evaluate import evaluate_checkpoint
+from acmix_jax.training.loop import train
+from acmix_jax.training.step import create_state, make_train_step
+from tests.photographs import write_folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, short_config):
+    """A run of 12 steps on one device, that logs each."""
+    config = short_config.copy_and_resolve_references()
+    config.log_every = 1
+    folder = tmp_path_factory.mktemp("finished")
+    return config, folder, train(config, folder, jax.devices()[:1])
+
+
+def test_learns_and_records(finished):
+    _, folder, state = finished
+    rows = read_metrics(folder)
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.02
+    assert rows[-1]["eval_examples"] == 360
+    assert 0.45 < rows[-1]["alpha/stage1_block1"] < 0.55
+    assert rows[-1]["alpha/stage1_block1"] != 0.5
+    assert {"learning_rate", "grad_norm", "images_per_second", "eval_top5"} <= set(rows[-1])
+    assert int(state.step) == 12
+    assert any(path.name.startswith("events.out.tfevents") for path in folder.iterdir())
+
+
+def test_eight_devices_compute_what_one_does(finished, tmp_path):
+    config, folder, state = finished
+    parallel = train(config, tmp_path, jax.devices())
+    one, eight = ([row["loss"] for row in read_metrics(path)] for path in (folder, tmp_path))
+    np.testing.assert_allclose(eight, one, atol=1e-5)
+    assert len(parallel.params["head"]["kernel"].sharding.device_set) == 8
+    for a, b in zip(jax.tree.leaves(parallel.model_state), jax.tree.leaves(state.model_state), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_a_finished_run_stays_as_it_is(finished, capsys):
+    config, folder, state = finished
+    before = (folder / "metrics.jsonl").read_text()
+    again = train(config, folder, jax.devices()[:1])
+    assert "finished before, at step 12" in capsys.readouterr().err
+    assert (folder / "metrics.jsonl").read_text() == before
+    jax.tree.map(np.testing.assert_array_equal, again, state)
+
+
+def test_a_checkpoint_evaluates_as_the_run_did(finished):
+    config, folder, _ = finished
+    last = read_metrics(folder)[-1]
+    words = f"at step 12: top-1 {last['eval_top1']:.2f} %, top-5 {last['eval_top5']:.2f} % of 360 images"
+    assert words in evaluate_checkpoint(config, folder, "latest")
+
+
+def test_inspection_shows_the_learned_values(finished):
+    config, folder, _ = finished
+    assert "at step 12, 4 ACmix layers" in inspect_checkpoint(config, folder, "best")
+    rows = (folder / "alpha_beta.csv").read_text().splitlines()
+    assert rows[1].startswith(f"1,stage1_block1,{read_metrics(folder)[-1]['alpha/stage1_block1']}")
+    for picture in ("alpha_beta.png", "curves.png"):
+        assert (folder / picture).stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_bfloat16_learns_and_the_average_evaluates(config, tmp_path):
+    config.dtype, config.ema = "bfloat16", 0.5
+    state = train(config, tmp_path, jax.devices()[:1])
+    rows = read_metrics(tmp_path)
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.02
+    assert {leaf.dtype.name for leaf in jax.tree.leaves((state.params, state.opt_state))} <= {"float32", "int32"}
+    with Checkpoints(tmp_path / "checkpoints", config.best_metric, read_only=True) as checkpoints:
+        _, variables = checkpoints.read_variables("latest")
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], state.average)
+    top1 = float(re.search(r"top-1 ([\d.]+) %", evaluate_checkpoint(config, tmp_path, "latest"))[1])
+    assert abs(top1 - rows[-1]["eval_top1"]) < 100 * 1.5 / 360  # on eight devices bfloat16 may round one image over
+
+
+def test_the_host_reads_no_device_value_between_logs(config, tmp_path, monkeypatch):
+    """All reads pass through ArrayImpl._value; the steps at which it is called are those that log, or save."""
+    from jax._src.array import ArrayImpl
+
+    steps, read = [0], set()
+    value = ArrayImpl._value
+
+    def watched(array):
+        read.add(steps[0])
+        return value.fget(array)
+
+    def counted(*arguments):
+        steps[0] += 1
+        return put_batch(*arguments)
+
+    from acmix_jax.devices import sharding
+
+    put_batch = sharding.put_batch
+    monkeypatch.setattr(ArrayImpl, "_value", property(watched))
+    monkeypatch.setattr("acmix_jax.devices.sharding.put_batch", counted)
+    config.log_every = 5
+    train(config, tmp_path, jax.devices()[:1])
+    assert {step for step in read if 0 < step < 12} == {5, 10}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
+    config.optimizer.learning_rate = 1e12
+    config.checkpoint_every = 1
+    with pytest.raises(UserError, match=r"(loss|grad_norm|state_norm) is (nan|inf) at step \d+; .*learning_rate"):
+        train(config, tmp_path, jax.devices()[:1])
+    with Checkpoints(tmp_path / "checkpoints", config.best_metric, read_only=True) as checkpoints:
+        _, variables = checkpoints.read_variables("latest")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
+
+
+def test_a_folder_holds_one_config(finished):
+    config, folder, _ = finished
+    other = config.copy_and_resolve_references()
+    other.eval_every, other.acmix.shift_form = 3, "slices"  # may change: they do not change the result
+    train(other, folder, jax.devices()[:1])
+    other.optimizer.learning_rate = 0.3
+    with pytest.raises(UserError, match=r"another config \(optimizer.learning_rate: 0.0005 -> 0.3\)"):
+        train(other, folder, jax.devices()[:1])
+
+
+def test_a_run_keeps_its_images(finished, monkeypatch):
+    config, folder, _ = finished
+    monkeypatch.setattr("acmix_jax.data.arrays.ArraySource.__len__", lambda self: 1436)
+    with pytest.raises(UserError, match="began with 1,437 training images, now there are 1,436; bring them back"):
+        train(config, folder, jax.devices()[:1])
+
+
+def test_looking_needs_the_config_of_the_run(finished):
+    config, folder, _ = finished
+    assert workdir.config_to_look_with(folder, None).optimizer == config.optimizer
+    other = config.copy_and_resolve_references()
+    other.batch_size = 360  # an evaluation may choose its own
+    assert workdir.config_to_look_with(folder, other) is other
+    other.acmix.window_size = 3
+    with pytest.raises(UserError, match=r"acmix.window_size: None -> 3"):
+        workdir.config_to_look_with(folder, other)
+
+
+def test_a_batch_that_does_not_divide_is_refused(config, tmp_path):
+    config.batch_size = 12
+    with pytest.raises(UserError, match="batch_size=12 is not divisible by the 8 devices; .*=8 or 16"):
+        train(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_fsdp_holds_a_quarter_on_each_device_and_computes_the_same(config, tmp_path):
+    config.log_every, config.seed = 1, 1  # in the run of seed 0 rounding doubles at each step, to 1e-4 at the last
+    train(config, tmp_path / "one", jax.devices()[:1])
+    config.fsdp = 4
+    state = train(config, tmp_path / "four", jax.devices()[:4])
+    one, four = ([row["loss"] for row in read_metrics(tmp_path / name)] for name in ("one", "four"))
+    assert len(one) == 12
+    np.testing.assert_allclose(four, one, atol=1e-5)
+    leaves = jax.tree.leaves((state.params, state.opt_state))
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+    assert held / sum(leaf.nbytes for leaf in leaves) < 0.27
+
+
+@pytest.mark.slow
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(config):
+    """For a network without BatchNorm."""
+    config.model, config.accumulate, config.batch_size, config.label_smoothing = "acmix_swin_micro_patch2", 4, 16, 0.1
+    config.drop_path = 0.0
+    task, _ = create_task(config, ())
+    optimizer = optax.sgd(1.0)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (16, 8, 8, 1), dtype=np.uint8), "label": np.arange(16, dtype=np.int32) % 10,
+    }  # fmt: skip
+    state = jax.jit(partial(create_state, task, optimizer, batch))(jax.random.key(0))
+    whole, parts = (
+        jax.jit(make_train_step(task, optimizer, lambda step: 1.0, 0, accumulate))(state, batch)
+        for accumulate in (1, 4)
+    )
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+@pytest.mark.slow
+def test_a_folder_of_photographs_trains_as_its_shards_do(config, tmp_path):
+    """510 pieces of photographs to train with and 60 to test, decoded, cropped and flipped."""
+    folder = write_folder(tmp_path / "folder", train=170, test=20, largest=200)
+    prepare.prepare(folder, tmp_path / "records", images_per_shard=100, threads=2, skip_damaged=False)
+    config.batch_size, config.num_epochs = 30, 2.0
+    config.optimizer.learning_rate, config.checkpoint_every = 0.02, 17
+    config.data.update({"num_classes": 3, "mean": [0.5], "std": [0.25], "image_size": 16, "eval_resize": 18})
+    config.data.update({"random_crop": True, "crop_scale": [0.3, 1.0], "flip": True, "shift": 0})
+    states = []
+    for config.data.source in ("folder", "records"):
+        config.data.dir = str(tmp_path / config.data.source)
+        states.append(train(config, tmp_path / f"run_{config.data.source}", jax.devices()[:1]))
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    last = read_metrics(tmp_path / "run_folder")[-1]
+    assert last["step"] == 34
+    assert last["eval_examples"] == 60
+    assert last["eval_top1"] > 80  # by colour alone it is easy
+
+
+@pytest.mark.slow
+def test_input_and_devices_are_compared(config):
+    words = benchmark_input(config, seconds=0.5)
+    assert re.fullmatch(r"input alone: [\d,]+ images/s; training on one batch .*: [\d,]+ images/s; the .*", words)

@@ -1,0 +1,121 @@
+"""A folded network computes what the trained one did, and is saved, evaluated and kept from training."""
+
+import jax
+import numpy as np
+import pytest
+
+import acmix_jax
+from acmix_jax.errors import UserError
+from acmix_jax.run import workdir
+from acmix_jax.run.checkpoint import Checkpoints
+from acmix_jax.weights.fold import fold, fold_checkpoint
+
+SIZES = {
+    "acmix_resnet14_stem1": (9, 16),
+    "acmix_pvt_micro_patch2": (16, 24),
+    "acmix_san5_stem1": (16, 24),
+    "resnet20_stem2": (17, 32),
+    "san5_stem1_pairwise": (16, 24),
+    "acmix_san5_stem1_pairwise": (24, 16),
+    "acmix_swin_micro_patch2": (16, 30),
+    "acmix_resnet26": (64, 96),
+}
+
+
+def trained(name, size, **acmix):
+    """A model, images, and variables in which no bias, statistic or scalar is still 0 or 1."""
+    model = acmix_jax.create_model(name, num_classes=10, **acmix)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(2, *size, 3)).astype(np.float32)
+
+    def draw(path, leaf):
+        values = rng.normal(size=leaf.shape, scale=leaf.size**-0.25 if leaf.ndim > 1 else 0.2)
+        return np.float32(1 + np.abs(values) if path[-1].key in ("scale", "var") else values)
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    return model, images, jax.tree.map_with_path(draw, shapes)
+
+
+def assert_same(model, images, variables, folded):
+    """Feature maps and logits, which alone would hide a mistake behind the head's average."""
+    run = jax.jit(lambda v: (model.apply(v, images), model.apply(v, images, method="features")))
+    found, wanted = run(folded), run(variables)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("name", [*SIZES][:2] + [pytest.param(n, marks=pytest.mark.slow) for n in [*SIZES][2:]])
+def test_a_folded_network_computes_the_same(name):
+    model, images, variables = trained(name, SIZES[name])
+    folded = fold(variables)
+    assert not [path for path, _ in jax.tree.leaves_with_path(folded) if path[-1].key in ("alpha", "beta")]
+    assert_same(model, images, variables, folded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("paths", ["attention", "convolution"])
+def test_one_path_alone_is_folded_too(paths):
+    model, images, variables = trained("acmix_resnet14_stem1", (8, 9), paths=paths)
+    assert_same(model, images, variables, fold(variables))
+
+
+def test_nothing_is_left_of_batch_norm_in_resnet_but_biases():
+    """And of fc and shift only where the layer is wider than what is composed."""
+    _, _, variables = trained("acmix_resnet14_stem1", (8, 8))
+    folded = fold(variables, largest_composed=64)
+    assert "batch_stats" not in folded
+    mixers = [folded["params"]["backbone"][f"stage{i}_block1"]["mixer"] for i in (1, 2, 3, 4)]
+    assert [sorted(mixer) for mixer in mixers] == 3 * [["attention", "qkv"]] + [["attention", "fc", "qkv", "shift"]]
+
+
+@pytest.mark.parametrize("name", ["acmix_resnet14_stem1", "acmix_swin_micro_patch2"])
+def test_a_shared_shift_is_refused(name):
+    _, _, variables = trained(name, SIZES[name], shared_shift=True)
+    with pytest.raises(UserError, match="shared_shift=True cannot be folded"):
+        fold(variables)
+
+
+def test_folded_variables_cannot_be_trained_or_folded_again():
+    model, images, variables = trained("acmix_swin_micro_patch2", (16, 16))
+    folded = fold(variables)
+    with pytest.raises(UserError, match="folded variables cannot be trained"):
+        model.apply(folded, images, train=True, mutable=["batch_stats"])
+    with pytest.raises(UserError, match="folded already"):
+        fold(folded)
+
+
+def test_plain_swin_has_nothing_to_fold(tmp_path):
+    _, _, variables = trained("swin_micro_patch2", (16, 16))
+    with Checkpoints(tmp_path / "run" / "checkpoints", best="") as checkpoints:
+        checkpoints.save_variables(0, variables)
+    workdir.describe_weights(tmp_path / "run", {"model": "swin_micro_patch2", "num_classes": 10})
+    with pytest.raises(UserError, match="nothing to fold in swin_micro_patch2"):
+        fold_checkpoint(tmp_path / "run", "latest", tmp_path / "folded")
+    assert not (tmp_path / "folded").exists()
+
+
+def test_a_layer_alone_is_folded_too():
+    layer, x = acmix_jax.ACmix(8, kernel_size=5, stride=2), np.ones((1, 7, 6, 4), np.float32)
+    variables = layer.init(jax.random.key(0), x)
+    folded = fold(variables)
+    assert sorted(folded["params"]) == ["attention", "qkv"]
+    assert sorted(folded["folded"]) == ["bias_kernel", "kernel", "scale"]
+    np.testing.assert_allclose(layer.apply(folded, x), layer.apply(variables, x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_checkpoint_is_folded_into_a_folder_of_weights(tmp_path):
+    _, _, variables = trained("resnet14_stem1", (8, 8))
+    run, out = tmp_path / "run", tmp_path / "folded"
+    with Checkpoints(run / "checkpoints", best="") as checkpoints:
+        checkpoints.save_variables(7, variables)
+    workdir.describe_weights(run, {"model": "resnet14_stem1", "num_classes": 10})
+    assert "resnet14_stem1 at step 7" in fold_checkpoint(run, "latest", out)
+    assert workdir.describe(out) == {"model": "resnet14_stem1", "num_classes": 10, "folded": True}
+    with Checkpoints(out / "checkpoints", best="", read_only=True) as checkpoints:
+        step, found = checkpoints.read_variables("latest", folded=True)
+        with pytest.raises(UserError, match="folded weights, of use for --mode=eval alone"):
+            checkpoints.read_variables("latest")
+    assert step == 7
+    jax.tree.map(np.testing.assert_array_equal, found, jax.tree.map(np.asarray, fold(variables)))
+    with pytest.raises(UserError, match="holds a run or weights already; choose another --out"):
+        fold_checkpoint(run, "latest", out)

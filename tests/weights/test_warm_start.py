@@ -1,0 +1,146 @@
+from functools import partial
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import acmix_jax
+from acmix_jax.errors import UserError
+from acmix_jax.run import workdir
+from acmix_jax.run.checkpoint import Checkpoints
+from acmix_jax.run.metrics import read_metrics
+from acmix_jax.training.loop import train
+from acmix_jax.weights.warm_start import merge
+
+PLAIN = ["swin_micro_patch2", *(pytest.param(n, marks=pytest.mark.slow) for n in ("pvt_micro_patch2", "san5_stem1"))]
+
+
+def variables_of(name, seed, num_classes=10, channels=3):
+    """Random ones without compiling anything, at which activations stay of order one."""
+    model = acmix_jax.create_model(name, num_classes)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, channels)))
+    rng = np.random.default_rng(seed)
+    variables = {}
+    for path, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items():
+        normal = rng.standard_normal(leaf.shape)
+        if path.endswith(("var", "scale")):
+            value = 1 + 0.1 * np.tanh(normal)
+        else:
+            value = normal * (np.prod(leaf.shape[:-1]) ** -0.5 if path.endswith("kernel") else 0.1)
+        variables[path] = np.asarray(value, np.float32)
+    return model, flax.traverse_util.unflatten_dict(variables, sep="/")
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_an_upgraded_network_computes_what_the_plain_one_does(name):
+    plain, trained = variables_of(name, 0)
+    model, fresh = variables_of("acmix_" + name, 1)
+    upgraded, words = merge(fresh, trained)
+    images, labels = jax.random.normal(jax.random.key(0), (2, 16, 16, 3)), jnp.arange(2)
+    expected = jax.jit(plain.apply)(trained, images)
+
+    @jax.jit
+    def look(params):
+        def loss_of(params):
+            logits = model.apply({**upgraded, "params": params}, images)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), logits
+
+        return jax.grad(loss_of, has_aux=True)(params)
+
+    before, logits = look(upgraded["params"])
+    after, _ = look(jax.tree.map(lambda p, g: p - 1e-4 * g, upgraded["params"], before))
+    assert np.isfinite(logits).all()
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert "plain layers upgraded to ACmix (alpha 1, beta 0)" in words
+    before, after = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (before, after))
+    # PVT's classifier reads the class token alone, which the convolution of its last layer does not reach.
+    reached = [path for path in before if "pvt" not in name or "stage4" not in path]
+    scalars = [path for path in reached if path.endswith(("/alpha", "/beta"))]
+    kernels = [path for path in reached if path.endswith(("/mixer/fc/kernel", "/mixer/shift/kernel"))]
+    assert len(scalars) == len(kernels) >= 8
+    assert all(before[path] != 0 for path in scalars)
+    # beta = 0 multiplies their first gradient; once it has moved, they learn.
+    assert all(np.all(before[path] == 0) and np.any(after[path] != 0) for path in kernels)
+
+
+def test_the_same_network_takes_everything():
+    _, trained = variables_of("acmix_resnet14_stem1", 0)
+    _, fresh = variables_of("acmix_resnet14_stem1", 1)
+    merged, words = merge(fresh, trained)
+    jax.tree.map(np.testing.assert_array_equal, merged, trained)
+    assert words == f"{len(jax.tree.leaves(trained))} tensors"
+
+
+def test_a_head_for_other_classes_stays_fresh():
+    _, trained = variables_of("swin_micro_patch2", 0, num_classes=10)
+    _, fresh = variables_of("swin_micro_patch2", 1, num_classes=3)
+    merged, words = merge(fresh, trained)
+    jax.tree.map(np.testing.assert_array_equal, merged["params"]["head"], fresh["params"]["head"])
+    jax.tree.map(np.testing.assert_array_equal, merged["params"]["backbone"], trained["params"]["backbone"])
+    assert words.endswith("a new head for 3 classes")
+
+
+def test_every_difference_is_listed():
+    _, trained = variables_of("acmix_swin_micro_patch2", 0)
+    _, fresh = variables_of("acmix_swin_micro_patch2", 1)
+    layer = trained["params"]["backbone"]["stage1_block1"]["mixer"]
+    del layer["fc"], trained["params"]["norm"]["bias"]
+    layer["extra"] = np.zeros(3)
+    trained["params"]["backbone"]["patch_embed"]["kernel"] = np.zeros((2, 2, 1, 32))
+    with pytest.raises(UserError) as error:
+        merge(fresh, trained)
+    for difference in (
+        "params/backbone/patch_embed/kernel is (2, 2, 1, 32) instead of (2, 2, 3, 32)",
+        "params/backbone/stage1_block1/mixer/fc/bias is missing",
+        "params/backbone/stage1_block1/mixer/fc/kernel is missing",
+        "params/norm/bias is missing",
+        "params/backbone/stage1_block1/mixer/extra is left over",
+    ):
+        assert difference in str(error.value)
+
+
+def test_a_plain_resnet_cannot_be_upgraded():
+    with pytest.raises(UserError, match="stage1_block1/mixer/qkv/kernel is missing"):
+        merge(variables_of("acmix_resnet14_stem1", 0)[1], variables_of("resnet14_stem1", 1)[1])
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_weights(config, tmp_path, capsys):
+    """From a folder as acmix_jax.convert writes it; README's commands, which are tested too, start from a run."""
+    _, trained = variables_of("swin_micro_patch2", 0, channels=1)
+    workdir.check_unused(tmp_path / "plain")
+    workdir.describe_weights(tmp_path / "plain", {"model": "swin_micro_patch2", "num_classes": 10})
+    with Checkpoints(tmp_path / "plain" / "checkpoints", best="") as checkpoints:
+        checkpoints.save_variables(0, trained)
+    config.model, config.init_from = "acmix_swin_micro_patch2", str(tmp_path / "plain")
+    config.num_epochs, config.log_every, config.optimizer.learning_rate = 2 * config.batch_size / 1437, 1, 1e-6
+    state = train(config, tmp_path / "acmix", jax.devices()[:1])
+    assert "(swin_micro_patch2) at step 0: 125 tensors, 6 plain layers upgraded" in capsys.readouterr().err
+    scalars = read_metrics(tmp_path / "acmix")[0]
+    assert scalars["alpha/stage1_block1"] == pytest.approx(1, abs=1e-4)
+    assert scalars["beta/stage1_block1"] == pytest.approx(0, abs=1e-4)
+    before, after = (params["backbone"]["patch_embed"]["kernel"] for params in (trained["params"], state.params))
+    np.testing.assert_allclose(after, before, atol=1e-4)
+
+
+def test_folders_are_not_mixed_up(config, tmp_path):
+    config.init_from = str(tmp_path / "nothing")
+    with pytest.raises(UserError, match="nothing' holds neither a run nor weights that were converted or folded"):
+        train(config, tmp_path / "run", jax.devices()[:1])
+    assert not (tmp_path / "run").exists()
+    workdir.check_unused(tmp_path / "weights")
+    workdir.describe_weights(tmp_path / "weights", {"model": "swin_micro_patch2", "num_classes": 10})
+    with pytest.raises(UserError, match="holds weights and no run; set --config.init_from="):
+        workdir.prepare(tmp_path / "weights", config, 0, {})
+    look = partial(workdir.config_to_look_with, tmp_path / "weights")
+    with pytest.raises(UserError, match="weights of swin_micro_patch2 with 10 classes and no config"):
+        look(None)
+    with pytest.raises(UserError, match="but --config is of acmix_resnet14_stem1 with 10"):
+        look(config)
+    config.model = "swin_micro_patch2"
+    assert look(config) is config
+    with pytest.raises(UserError, match="holds a run or weights already"):
+        workdir.check_unused(tmp_path / "weights")
