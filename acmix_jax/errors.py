@@ -1,7 +1,10 @@
-"""The one exception for a mistake that the user can mend: main.py prints it as a single line, without a traceback."""
+"""The exception for mistakes that a user can correct, and the one place that prints it."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import logging
+import sys
+from collections.abc import Iterable, Iterator
 
 
 class UserError(ValueError):
@@ -17,3 +20,18 @@ def check_choice(what: str, name: str, choices: Iterable[str]) -> None:
     near = (near or difflib.get_close_matches(name, choices, cutoff=0.5))[:3]
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of: {', '.join(choices)}"
     raise UserError(f"unknown {what} {name!r}; {hint}")
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Runs the body of a command; a user's mistake ends it with one line on stderr and exit code 1.
+
+    Ctrl-C ends it with 130, the shell's code for it. Everything else is a bug and keeps its traceback.
+    """
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs warnings during normal operation
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")
