@@ -1,19 +1,73 @@
-"""The one registry: model name -> backbone and head."""
+"""The one registry: the name of a model -> its backbone, and backbone and head.
+
+A backbone is given its mixing layers, one maker for each stage; here, and only here, they are made: `ACmix`, or what
+the plain network has in its place, with the attention kind of the family.
+"""
 
 import fnmatch
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from acmix_jax.backbones import pvt, resnet, san, swin
 from acmix_jax.errors import UserError, check_choice
-from acmix_jax.heads.classifier import Classifier
+from acmix_jax.heads.classifier import ClassifierHead
 from acmix_jax.layers.acmix import ACmix
-from acmix_jax.layers.attention import LocalAttention, PairwiseAttention, PatchwiseAttention
-from acmix_jax.layers.weights import kaiming_fan_out, normal_02, torch_default
+from acmix_jax.layers.attention import (
+    GlobalAttention,
+    LocalAttention,
+    PairwiseAttention,
+    PatchwiseAttention,
+    WindowAttention,
+)
+from acmix_jax.layers.self_attention import SelfAttention
+from acmix_jax.layers.weights import check_trainable, kaiming_fan_out, normal_02, torch_default
+
+
+class ModelName(NamedTuple):
+    """The parts of a model's name, such as "acmix_resnet50"."""
+
+    family: str  # "resnet"
+    plain: str  # "resnet50"
+    is_acmix: bool
+
+
+class Classifier(nn.Module):
+    """A backbone and a classification head.
+
+    Attributes:
+      backbone: module from images to {"c2", "c3", "c4", "c5"}, and "token" if it has a class token.
+      classifier: module from these to logits; its parameters lie beside "backbone".
+
+    Raises:
+      UserError: training with folded variables.
+    """
+
+    backbone: nn.Module
+    classifier: ClassifierHead
+
+    def setup(self):
+        nn.share_scope(self, self.classifier)
+
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Images float `[B, H, W, 3]` to logits float32 `[B, num_classes]`."""
+        if train:
+            check_trainable(self)
+        return self.classifier(self.backbone(images, train))
+
+    def features(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """The backbone's maps by name, `[B, H / stride, W / stride, C]` each."""
+        maps = self.backbone(images, train)
+        return {name: maps[name] for name in ("c2", "c3", "c4", "c5")}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of logits."""
+        return self.classifier.num_classes
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -22,99 +76,134 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(names, pattern))
 
 
-def family_of(name: str) -> str:
-    """The family of a model, such as "resnet"; raises a UserError with the nearest names if there is no such model."""
+def parse_name(name: str) -> ModelName:
+    """Family, plain network and whether it has ACmix; raises a UserError with the nearest names for an unknown one."""
     check_choice("model", name, list_models())
-    return next(key for key, family in FAMILIES.items() if name.removeprefix("acmix_") in family.names)
+    plain = name.removeprefix("acmix_")
+    return ModelName(next(key for key, family in FAMILIES.items() if plain in family.names), plain, name != plain)
 
 
-def create_model(
+def create_backbone(
     name: str,
-    num_classes: int = 1000,
     dtype: Any = jnp.float32,
     drop_path: float | None = None,
     dropout: float = 0.0,
     remat: bool = False,
     **acmix: Any,
-) -> Classifier:
-    """Builds a classifier as a Linen module.
+) -> nn.Module:
+    """Builds a backbone as a Linen module: images `[B, H, W, 3]` to {"c2", "c3", "c4", "c5"}.
+
+    Its properties `widths` and `strides` give channels and stride of each map.
 
     Args:
       name: one of `list_models()`.
-      num_classes: number of logits.
       dtype: type of the computation; parameters stay in float32.
       drop_path: rate of the last block of Swin and PVT; None for the model's own.
       dropout: rate in Swin and PVT.
-      remat: compute each block again for its gradient: less memory, more time.
+      remat: rematerialise each block in the backward pass: less memory, more time.
       **acmix: fields of `layers.acmix.ACmix` or of its attention to change in every block, only for models named
         acmix_*: paths, combination, kernel_size, shift_form, shift_init, shared_shift; window_size (not PVT);
         num_heads, attention_form (ResNet).
 
     Raises:
-      UserError: unknown name of a model or field, says the nearest ones; or a field that this model does not have.
+      UserError: unknown name of a model or field, with the nearest ones; or a field that this model does not have.
     """
-    family = FAMILIES[family_of(name)]
-    plain = name.removeprefix("acmix_")
-    if name == plain and acmix:
+    parsed = parse_name(name)
+    family = FAMILIES[parsed.family]
+    if acmix and not parsed.is_acmix:
         raise UserError(f"{name} has no ACmix layer to set {', '.join(acmix)} in; use acmix_{name}")
     for field in acmix:
         check_choice(f"ACmix field of {name}", field, family.fields)
     rates = {"drop_path": drop_path, "dropout": dropout}
     if not family.drops and any(rates.values()):
         raise UserError(f"{name} has neither drop path nor dropout; leave drop_path at None and dropout at 0")
-    backbone = family.build(plain, name != plain, dtype=dtype, **(rates if family.drops else {}), **acmix).clone(
-        remat=remat
-    )
-    return Classifier(backbone, num_classes, dtype=dtype, **family.head)
+    variant, mixers = family.parts(parsed.plain, parsed.is_acmix, **acmix)
+    return family.backbone(variant, tuple(mixers), dtype=dtype, remat=remat, **(rates if family.drops else {}))
 
 
-def _resnet(name, is_acmix, dtype, window_size=7, attention_form=None, **fields):
-    """The 3x3 convolutions, or ACmix as the released ResNet has it: 4 heads, a 7x7 window, Kaiming initialisation."""
-    attention = partial(LocalAttention, window_size=window_size, form=attention_form, kernel_init=kaiming_fan_out)
-    mixer = partial(ACmix, attention=attention, kernel_init=kaiming_fan_out, **fields)
-    return resnet.ResNet(resnet.VARIANTS[name], mixer if is_acmix else resnet.conv3x3, dtype)
+def create_model(name: str, num_classes: int = 1000, dtype: Any = jnp.float32, **backbone: Any) -> Classifier:
+    """Builds a classifier as a Linen module.
+
+    Args:
+      name: one of `list_models()`.
+      num_classes: number of logits.
+      dtype: type of the computation; parameters and logits are float32.
+      **backbone: see `create_backbone`, which also says what it raises.
+    """
+    head = FAMILIES[parse_name(name).family].head
+    return Classifier(create_backbone(name, dtype, **backbone), ClassifierHead(num_classes, dtype=dtype, **head))
 
 
-def _san(name, is_acmix, dtype, window_size=None, **fields):
-    attention = PairwiseAttention if name.endswith("_pairwise") else PatchwiseAttention
-    mixer = partial(ACmix, **(fields if is_acmix else _PLAIN))
-    return san.SAN(san.VARIANTS[name.removesuffix("_pairwise")], mixer, attention, window_size, dtype)
+Parts = tuple[NamedTuple, Sequence[Callable[..., nn.Module]]]  # a backbone's variant, and its mixers
 
 
-def _pvt(name, is_acmix, dtype, drop_path, dropout, **fields):
-    mixer = partial(ACmix, **_TRANSFORMER, **(fields if is_acmix else _PLAIN))
-    return pvt.PVT(pvt.VARIANTS[name], mixer, drop_path, dropout, dtype)
+def _mixer(is_acmix: bool, kind: Callable[..., nn.Module], shared: dict[str, Any], acmix: dict[str, Any]):
+    """ACmix with an attention kind, or the same attention alone."""
+    if is_acmix:
+        return partial(ACmix, attention_kind=kind, **shared, **acmix)
+    return partial(SelfAttention, attention_kind=kind, **shared)
 
 
-def _swin(name, is_acmix, dtype, drop_path, dropout, window_size=7, **fields):
-    mixer = partial(ACmix, fc_bias=True, **_TRANSFORMER, **(fields if is_acmix else _PLAIN))
-    return swin.Swin(swin.VARIANTS[name], mixer, window_size, drop_path, dropout, dtype)
+def _resnet(plain, is_acmix, window_size=7, attention_form=None, **fields) -> Parts:
+    """3x3 convolutions, or ACmix as the released ResNet has it: 4 heads, a 7x7 window, Kaiming initialisation."""
+    kind = partial(LocalAttention, window_size=window_size, form=attention_form, kernel_init=kaiming_fan_out)
+    mixer = _mixer(True, kind, {"kernel_init": kaiming_fan_out}, fields) if is_acmix else resnet.conv3x3
+    return resnet.VARIANTS[plain], [mixer] * 4
 
 
-_PLAIN = {"paths": "attention"}
+def _san(plain, is_acmix, window_size=None, **fields) -> Parts:
+    """`window_size` replaces the 7 of all stages but the first."""
+    attention = PairwiseAttention if plain.endswith("_pairwise") else PatchwiseAttention
+    variant = san.VARIANTS[plain.removesuffix("_pairwise")]
+    sizes = [variant.window_sizes[0], *(window_size or size for size in variant.window_sizes[1:])]
+    heads = {"num_heads": 4, "qk_heads": 1}
+    return variant, [_mixer(is_acmix, partial(attention, window_size=size), heads, fields) for size in sizes]
+
+
+def _pvt(plain, is_acmix, **fields) -> Parts:
+    variant = pvt.VARIANTS[plain]
+    stages = zip(variant.num_heads, variant.reductions, strict=True)
+    shared = [{"num_heads": heads, "reduction": reduction, **_TRANSFORMER} for heads, reduction in stages]
+    return variant, [_mixer(is_acmix, GlobalAttention, own, {"conv_init": torch_default, **fields}) for own in shared]
+
+
+def _swin(plain, is_acmix, window_size=7, **fields) -> Parts:
+    variant = swin.VARIANTS[plain]._replace(window_size=window_size)
+    kind = partial(WindowAttention, window_size=window_size)
+    shared = [{"num_heads": heads, **_TRANSFORMER} for heads in variant.num_heads]
+    acmix = {"conv_init": torch_default, "fc_bias": True, **fields}
+    return variant, [_mixer(is_acmix, kind, own, acmix) for own in shared]
+
+
 _LINEAR = {"kernel_init": normal_02, "bias_init": nn.initializers.zeros}
-_TRANSFORMER = {"project": True, "conv_init": torch_default, **_LINEAR}
+_TRANSFORMER = {"use_proj": True, **_LINEAR}
 _FIELDS = ("paths", "combination", "kernel_size", "shift_form", "shift_init", "shared_shift")
 
 
 class Family(NamedTuple):
-    """How the models of one backbone file are built."""
+    """The models of one backbone file."""
 
     names: Iterable[str]  # of the plain models
-    build: Callable[..., nn.Module]  # the backbone, from name, is_acmix, dtype and fields
-    fields: tuple[str, ...]  # of ACmix and its attention that `create_model` may set
+    backbone: Callable[..., nn.Module]
+    parts: Callable[..., Parts]  # from plain name, is_acmix and fields of ACmix
+    fields: tuple[str, ...]  # of ACmix and its attention that may be set
     drops: bool  # has drop path and dropout
-    head: dict[str, Any]  # fields of the classifier
+    head: dict[str, Any]  # fields of the classification head
 
 
 FAMILIES = {
     "resnet": Family(
-        tuple(resnet.VARIANTS), _resnet, (*_FIELDS, "num_heads", "window_size", "attention_form"), False, {}
-    ),
-    "san": Family(
-        tuple(name + kind for name in san.VARIANTS for kind in ("", "_pairwise")), _san, (*_FIELDS, "window_size"),
+        tuple(resnet.VARIANTS), resnet.ResNet, _resnet, (*_FIELDS, "num_heads", "window_size", "attention_form"),
         False, {},
     ),
-    "pvt": Family(tuple(pvt.VARIANTS), _pvt, _FIELDS, True, {"summary": "token", "norm_epsilon": 1e-6, **_LINEAR}),
-    "swin": Family(tuple(swin.VARIANTS), _swin, (*_FIELDS, "window_size"), True, {"norm_epsilon": 1e-5, **_LINEAR}),
+    "san": Family(
+        tuple(name + kind for name in san.VARIANTS for kind in ("", "_pairwise")), san.SAN, _san,
+        (*_FIELDS, "window_size"), False, {},
+    ),
+    "pvt": Family(
+        tuple(pvt.VARIANTS), pvt.PVT, _pvt, _FIELDS, True, {"summary": "token", "norm_epsilon": 1e-6, **_LINEAR}
+    ),
+    "swin": Family(
+        tuple(swin.VARIANTS), swin.Swin, _swin, (*_FIELDS, "window_size"), True, {"norm_epsilon": 1e-5, **_LINEAR}
+    ),
 }  # fmt: skip

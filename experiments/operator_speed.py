@@ -47,14 +47,14 @@ def _layers() -> Iterator[Layer]:
     for size, features, stride in resnet:
         yield Layer("resnet", size, features, features, {"stride": stride})
     for size, features, heads in ((56, 96, 3), (28, 192, 6), (14, 384, 12), (7, 768, 24)):
-        fields = {"num_heads": heads, "attention": WindowAttention, "project": True, "fc_bias": True}
+        fields = {"num_heads": heads, "attention_kind": WindowAttention, "use_proj": True, "fc_bias": True}
         yield Layer("swin", size, features, features, fields)
     for size, features, heads, reduction in ((56, 64, 1, 8), (28, 128, 2, 4), (14, 320, 5, 2), (7, 512, 8, 1)):
-        fields = {"num_heads": heads, "attention": GlobalAttention, "project": True, "reduction": reduction}
+        fields = {"num_heads": heads, "attention_kind": GlobalAttention, "use_proj": True, "reduction": reduction}
         yield Layer("pvt", size, features, features, fields)
     for size, in_features, window in ((112, 64, 3), (56, 256, 7), (28, 512, 7), (14, 1024, 7), (7, 2048, 7)):
         attention = partial(PatchwiseAttention, window_size=window)
-        yield Layer("san", size, in_features, in_features // 4, {"qk_heads": 1, "attention": attention})
+        yield Layer("san", size, in_features, in_features // 4, {"qk_heads": 1, "attention_kind": attention})
 
 
 LAYERS = tuple(_layers())
@@ -68,7 +68,7 @@ def forms(layer: Layer) -> dict[str, nn.Module]:
         stride = layer.fields["stride"]
         found["plain"] = nn.Conv(layer.features, (3, 3), stride, padding=1, use_bias=False)
         for form in neighborhood.FORMS:
-            found[f"attention {form}"] = make(attention=partial(LocalAttention, form=form), paths="attention")
+            found[f"attention {form}"] = make(attention_kind=partial(LocalAttention, form=form), paths="attention")
     return found | {f"convolution {form}": make(shift_form=form, paths="convolution") for form in shift.FORMS}
 
 
@@ -101,7 +101,7 @@ def measure(layer: Layer, arguments: argparse.Namespace) -> Iterator[Row]:
     costs = {name: _cost(module, x[:1]) for name, module in modules.items()}
     definition = modules["acmix"].clone(shift_form="slices")
     if layer.family == "resnet":
-        definition = definition.clone(attention=partial(LocalAttention, form="reference"))
+        definition = definition.clone(attention_kind=partial(LocalAttention, form="reference"))
     costs["released"] = _cost(definition, x[:1])
     for (name, way), times in in_turns(found, arguments.rounds).items():
         low, middle, high = np.percentile(times, [25, 50, 75]).tolist()

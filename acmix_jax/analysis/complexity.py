@@ -29,7 +29,8 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from acmix_jax.errors import UserError, check_choice
-from acmix_jax.models import FAMILIES, create_model, family_of, list_models
+from acmix_jax.models import FAMILIES, create_model, list_models, parse_name
+from acmix_jax.weights.names import PART_OF
 
 PARTS = ("stage1", "stage2_attention", "stage2_convolution", "rest")
 
@@ -63,10 +64,6 @@ PAPER = {  # as printed, in millions of parameters and billions of multiply-adds
 }
 
 _DEFINITION = {"shift_form": "slices", "attention_form": "reference"}  # the fast forms do more multiply-adds, or fewer
-_PARAMETERS = {  # what a mixing layer calls its parameters
-    "qkv": "stage1", "reduce": "stage1", "reduce_norm": "stage1", "kernel": "stage1",  # the last one: plain ResNet
-    "attention": "stage2_attention", "fc": "stage2_convolution", "shift": "stage2_convolution",
-}  # fmt: skip
 
 
 class Complexity(NamedTuple):
@@ -84,7 +81,8 @@ def complexity(
     Raises:
       UserError: no such model, or an image too small for it.
     """
-    fields = FAMILIES[family_of(name)].fields if name.startswith("acmix_") else ()
+    parsed = parse_name(name)
+    fields = FAMILIES[parsed.family].fields if parsed.is_acmix else ()
     model = create_model(name, num_classes, **acmix, **{k: form for k, form in _DEFINITION.items() if k in fields})
     if image_size < 1:
         raise UserError(f"an image of {image_size}x{image_size} pixels has none; use a larger size")
@@ -95,7 +93,7 @@ def complexity(
     params, macs = Counter(dict.fromkeys(PARTS, 0)), Counter(dict.fromkeys(PARTS, 0))
     for path, leaf in flax.traverse_util.flatten_dict(variables["params"]).items():
         inside = path[path.index("mixer") + 1] if "mixer" in path else None
-        params[_PARAMETERS.get(inside, "rest")] += leaf.size
+        params[PART_OF.get(inside, "rest")] += leaf.size
     for scope, count in multiply_adds(program.jaxpr):
         macs[part_of(scope.split("/"))] += count
     return Complexity(dict(params), dict(macs))
@@ -149,8 +147,7 @@ def _inner_jaxprs(parameters) -> Iterator[Jaxpr]:
 def part_of(scopes: list[str]) -> str:
     """The part that named scopes belong to: those of the modules (flax opens one for each) and of `ACmix`."""
     # proj lies in the scope of the attention, but neither projects for both paths nor aggregates.
-    summed = any(scope.endswith(".weighted_sum") for scope in scopes)
-    if "mixer" not in scopes or "proj" in scopes or summed:
+    if "mixer" not in scopes or "proj" in scopes or "weighted_sum" in scopes:
         return "rest"
     return next((part for part in PARTS if part in scopes), "stage1")  # without any: the plain ResNet's convolution
 

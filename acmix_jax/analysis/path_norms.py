@@ -11,8 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from acmix_jax.layers.acmix import ACmix
-
 
 class PathNorms(NamedTuple):
     """Norms over the channels of what one layer adds up, float32 `[B, H, W]` each, a pixel for each of its output."""
@@ -37,42 +35,36 @@ def _log_ratio(attention, convolution):
 
 
 def path_norms(model: nn.Module, variables: Any, images: jax.Array) -> dict[str, PathNorms]:
-    """The norms in each ACmix layer with both paths, by the name of its block, in no order of depth.
+    """Measures the norms in each ACmix layer with both paths; by the name of its block, in no order of depth.
 
     Args:
       model: from `acmix_jax.create_model`; not folded, where both paths hold the scale of the norm behind the layer.
       images: float `[B, H, W, C]`, normalised.
     """
 
+    @jax.jit
     def run(variables, images):
-        found, sizes = {}, {}
+        _, state = model.apply(
+            variables, images, mutable=["intermediates"], capture_intermediates=lambda module, _: _is_block(module)
+        )
+        blocks = state["intermediates"]["backbone"]
+        return {
+            name: [_norm(block["mixer"][f"weighted_{path}"][0], block) for path in PathNorms._fields]
+            for name, block in blocks.items()
+            if {f"weighted_{path}" for path in PathNorms._fields} <= block.get("mixer", {}).keys()
+        }
 
-        def watch(call, arguments, keywords, context):
-            if context.method_name == "__call__" and arguments and arguments[0].ndim == 4:
-                sizes[context.module.path] = arguments[0].shape[1:3]
-            if isinstance(context.module, ACmix) and context.method_name == "weighted_sum":
-                alpha, attended, convolved = arguments
-                if attended is not None and convolved is not None:
-                    attended = attended[0] if isinstance(attended, tuple) else attended  # without PVT's class token
-                    pair = [_norm(alpha * attended), _norm(convolved)]  # beta is in the latter
-                    *_, block, _ = path = context.module.path
-                    found[block] = [_unrolled(norms, context.module, sizes.get(path[:-1])) for norms in pair]
-            return call(*arguments, **keywords)
-
-        with nn.intercept_methods(watch):
-            model.apply(variables, images, train=False)
-        return found
-
-    found = jax.device_get(jax.jit(run)(variables, images))
-    return {block: PathNorms(*norms) for block, norms in found.items()}
+    return {block: PathNorms(*norms) for block, norms in jax.device_get(run(variables, images)).items()}
 
 
-def _norm(x):
-    return jnp.linalg.norm(x.astype(jnp.float32), axis=-1)
+def _is_block(module):
+    return "_block" in (module.name or "")
 
 
-def _unrolled(norms, layer, size):
-    """Swin fills the map up to whole windows and, in shifted blocks, rolls it before the layer; after it, back."""
-    shift = getattr(layer.attention, "keywords", {}).get("shift", (0, 0))
-    norms = jnp.roll(norms, shift, axis=(1, 2))
-    return norms if size is None else norms[:, : size[0], : size[1]]  # size: of the block's input
+def _norm(x, block):
+    """Norms of a map in a block; Swin pads the map to whole windows and rolls it before the layer, which is undone."""
+    norms = jnp.linalg.norm(x.astype(jnp.float32), axis=-1)
+    shift = block["mixer"].get("attention", {}).get("shift", [(0, 0)])[0]
+    norms = jnp.roll(norms, tuple(int(i) for i in shift), axis=(1, 2))
+    output = block["__call__"][0]  # [B, H, W, C], but for PVT [B, T + H * W, C]
+    return norms if output.ndim == 3 else norms[:, : output.shape[1], : output.shape[2]]

@@ -1,4 +1,4 @@
-"""Pyramid vision transformer (PVT v1; Wang et al., ICCV 2021) with its attention layer given from outside.
+"""Pyramid vision transformer (PVT v1; Wang et al., ICCV 2021) whose attention layer is injected.
 
 PVT-ACmix is derived here: the paper has its numbers (13 M parameters and 2.0 G multiply-adds for the tiny one, 25 M
 and 3.9 G for the small one), but no code was released. PVT attends from each pixel to a map of k and v that is
@@ -16,15 +16,15 @@ are interpolated. (The released code takes any grid of 56 * 56 pixels for the fi
 they are, so that 128x392 pixels come out differently there, and 448x448 fail; here the shape of the grid decides.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from acmix_jax.errors import UserError
-from acmix_jax.layers.attention import GlobalAttention
 from acmix_jax.layers.transformer import Mlp, drop_path, drop_path_rates, layer_norm, patch_conv
 from acmix_jax.layers.weights import normal_02
 from acmix_jax.ops.xla_cpu import materialize
@@ -60,10 +60,8 @@ class Block(nn.Module):
     Works on a sequence `[B, T + H * W, C]` of T class tokens (0 or 1) and the pixels of a map.
     """
 
-    num_heads: int
-    reduction: int
     mlp_ratio: int
-    mixer: Callable[..., nn.Module]
+    make_mixer: Callable[..., nn.Module]
     drop_path: float = 0.0
     dropout: float = 0.0
     dtype: Any = jnp.float32
@@ -71,17 +69,14 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, height: int, width: int, train: bool) -> jax.Array:
         features, tokens = x.shape[-1], x.shape[1] - height * width
-        mix = self.mixer(
-            features=features, num_heads=self.num_heads, reduction=self.reduction, attention=GlobalAttention,
-            dtype=self.dtype, name="mixer",
-        )  # fmt: skip
+        mixer = self.make_mixer(features=features, dtype=self.dtype, name="mixer")
         y = layer_norm(1e-6, dtype=self.dtype, name="norm1")(x)
         pixels = y[:, tokens:].reshape(-1, height, width, features)
         if tokens:
-            pixels, token = mix(pixels, y[:, :tokens])
+            pixels, token = mixer(pixels, y[:, :tokens])
             y = jnp.concatenate([token, pixels.reshape(-1, height * width, features)], axis=1)
         else:
-            y = mix(pixels).reshape(-1, height * width, features)
+            y = mixer(pixels).reshape(-1, height * width, features)
         x = materialize(x + drop_path(nn.Dropout(self.dropout, deterministic=not train)(y), self.drop_path, train))
         y = layer_norm(1e-6, dtype=self.dtype, name="norm2")(x)
         y = Mlp(self.mlp_ratio * features, self.dropout, self.dtype, name="mlp")(y, train)
@@ -93,26 +88,37 @@ class PVT(nn.Module):
 
     Attributes:
       variant: sizes, see VARIANTS.
-      mixer: makes the mixing layer, from keywords features, num_heads, reduction, attention (a kind), dtype and name.
-      drop_path: rate for the last block; None is the variant's own.
+      mixers: for each stage, makes the mixing layer of a block from the keywords features, dtype and name; the layer is
+        called with the map and, in the last stage, the class token.
+      drop_path: rate of the last block; None is the variant's own.
       dropout: rate after the position embeddings, the mixing layers and in the perceptrons.
       dtype: type of the computation; parameters stay in float32.
-      remat: compute each block again for its gradient instead of keeping what is inside: less memory, more time.
+      remat: rematerialises each block in the backward pass: less memory, more time.
     """
 
     variant: Variant
-    mixer: Callable[..., nn.Module]
+    mixers: Sequence[Callable[..., nn.Module]]
     drop_path: float | None = None
     dropout: float = 0.0
     dtype: Any = jnp.float32
     remat: bool = False
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """Channels of the feature maps, by name."""
+        return {f"c{stage}": width for stage, width in enumerate(self.variant.widths, start=2)}
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Pixels of the image for each pixel of the feature maps along an axis, by name."""
+        return {f"c{stage}": int(s) for stage, s in enumerate(np.cumprod(self.variant.patch_sizes), start=2)}
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """`[B, H, W, 3]` to {"c2", ..., "c5", "token"}, `[B, H // s, W // s, C]` with s = 4, 8, 16, 32 at patch 4.
+        """`[B, H, W, 3]` to {"c2", ..., "c5", "token"}, `[B, H // stride, W // stride, width]` and `[B, width]`.
 
-        "token" `[B, C]` is the class token of the last stage. c5 attends to it, unlike in the released detection
-        backbone, which leaves it out.
+        The token is the class token of the last stage. c5 attends to it, unlike in the released detection backbone,
+        which leaves it out.
 
         Raises:
           UserError: images so small that a map or its reduced k and v would have no pixel.
@@ -137,8 +143,8 @@ class PVT(nn.Module):
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
             for block, block_rate in enumerate(rates):
                 x = make_block(
-                    variant.num_heads[stage], variant.reductions[stage], variant.mlp_ratios[stage], self.mixer,
-                    block_rate, self.dropout, self.dtype, name=f"{name}_block{block + 1}",
+                    variant.mlp_ratios[stage], self.mixers[stage], block_rate, self.dropout, self.dtype,
+                    name=f"{name}_block{block + 1}",
                 )(x, rows, columns, train)  # fmt: skip
             if tokens:
                 features["token"] = x[:, 0]
@@ -146,10 +152,7 @@ class PVT(nn.Module):
         return features
 
     def _check_size(self, size):
-        stride, smallest = 1, 1
-        for patch, reduction in zip(self.variant.patch_sizes, self.variant.reductions, strict=True):
-            stride *= patch
-            smallest = max(smallest, stride * reduction)
+        smallest = max(s * r for s, r in zip(self.strides.values(), self.variant.reductions, strict=True))
         if min(size) < smallest:
             raise UserError(
                 f"images of {size[0]}x{size[1]} pixels are too small for this PVT, which needs at least "

@@ -1,9 +1,9 @@
-"""ResNet (He et al., CVPR 2016) with its 3x3 convolutions given from outside: plain ResNet and ResNet-ACmix alike.
+"""ResNet (He et al., CVPR 2016) whose 3x3 convolutions are injected: plain ResNet and ResNet-ACmix.
 
 Bottleneck blocks in the "v1.5" form, the stride in the middle layer, as in torchvision and the released ACmix code.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -44,11 +44,11 @@ def conv3x3(features, stride, dtype, name):
 
 
 class Bottleneck(nn.Module):
-    """1x1, mixing layer, 1x1, each with BatchNorm, around a shortcut."""
+    """1x1, mixing layer, 1x1, each with BatchNorm, and a shortcut around them."""
 
     width: int
     stride: int
-    mixer: Callable[..., nn.Module]
+    make_mixer: Callable[..., nn.Module]
     dtype: Any
 
     @nn.compact
@@ -58,7 +58,7 @@ class Bottleneck(nn.Module):
         )
         norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         y = nn.relu(norm(name="norm1")(conv1x1(self.width, name="conv1")(x)))
-        y = self.mixer(features=self.width, stride=self.stride, dtype=self.dtype, name="mixer")(y)
+        y = self.make_mixer(features=self.width, stride=self.stride, dtype=self.dtype, name="mixer")(y)
         y = nn.relu(norm(name="norm2")(y))
         y = norm(name="norm3")(conv1x1(4 * self.width, name="conv3")(y))
         if x.shape != y.shape:
@@ -72,24 +72,34 @@ class ResNet(nn.Module):
 
     Attributes:
       variant: sizes, see VARIANTS.
-      mixer: makes the layer in the middle of each block, from keywords features, stride, dtype and name.
+      mixers: for each stage, makes the layer in the middle of a block from the keywords features, stride, dtype, name.
       dtype: type of the computation; parameters and BatchNorm statistics stay in float32.
-      remat: compute each block again for its gradient instead of keeping what is inside: less memory, more time.
+      remat: rematerialises each block in the backward pass: less memory, more time.
     """
 
     variant: Variant
-    mixer: Callable[..., nn.Module] = conv3x3
+    mixers: Sequence[Callable[..., nn.Module]] = (conv3x3,) * 4
     dtype: Any = jnp.float32
     remat: bool = False
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """Channels of the feature maps, by name."""
+        return {f"c{stage + 2}": 4 * self.variant.width * 2**stage for stage in range(4)}
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Pixels of the image for each pixel of the feature maps along an axis, by name."""
+        return {f"c{stage + 2}": STEM_STRIDES[self.variant.stem] * 2**stage for stage in range(4)}
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """`[B, H, W, 3]` to {"c2", "c3", "c4", "c5"}, `[B, H / s, W / s, C]` with s = 1, 2, 4, 8 times the stem's.
+        """`[B, H, W, 3]` to {"c2", "c3", "c4", "c5"}, `[B, ceil(H / stride), ceil(W / stride), width]` each.
 
         Raises:
           UserError: images smaller than the stride of c5; most of each window would be reflection.
         """
-        smallest = 8 * STEM_STRIDES[self.variant.stem]
+        smallest = self.strides["c5"]
         if min(images.shape[1:3]) < smallest:
             raise UserError(
                 f"images of {images.shape[1]}x{images.shape[2]} pixels are too small for this ResNet, which needs at "
@@ -103,10 +113,11 @@ class ResNet(nn.Module):
         make_block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
         features = {}
         for stage, depth in enumerate(self.variant.depths):
-            for block in range(depth):
-                stride = 2 if stage > 0 and block == 0 else 1
-                name = f"stage{stage + 1}_block{block + 1}"
-                x = make_block(self.variant.width * 2**stage, stride, self.mixer, self.dtype, name=name)(x, train)
+            for number in range(1, depth + 1):
+                stride = 2 if stage > 0 and number == 1 else 1
+                name = f"stage{stage + 1}_block{number}"
+                block = make_block(self.variant.width * 2**stage, stride, self.mixers[stage], self.dtype, name=name)
+                x = block(x, train)
             features[f"c{stage + 2}"] = x
         return features
 

@@ -1,4 +1,4 @@
-"""SAN, the self-attention network (Zhao et al., CVPR 2020), with its attention layer given from outside.
+"""SAN, the self-attention network (Zhao et al., CVPR 2020), whose attention layer is injected: plain and with ACmix.
 
 SAN-ACmix is derived here: the paper says that it keeps SAN's patchwise attention and reports parameters and
 multiply-adds (12.1 M, 1.9 G for SAN-ACmix-10), but no code was released. In a block of C channels SAN projects to q
@@ -9,7 +9,7 @@ channel, to be added to the attention. That gives 11.99, 16.41 and 20.83 M param
 add nothing but work.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -43,20 +43,15 @@ VARIANTS = {  # Zhao et al., table 2
 class Block(nn.Module):
     """BatchNorm, ReLU, mixing layer; BatchNorm, ReLU, 1x1; a shortcut around both. `[B, H, W, C]` to the same."""
 
-    window_size: int
-    mixer: Callable[..., nn.Module]
-    attention: Callable[..., nn.Module]
+    make_mixer: Callable[..., nn.Module]
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         features = x.shape[-1]
-        attention = partial(self.attention, window_size=self.window_size, train=train)
         norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         y = nn.relu(norm(name="norm1")(x))
-        y = self.mixer(
-            features=features // 4, num_heads=4, qk_heads=1, attention=attention, dtype=self.dtype, name="mixer"
-        )(y)
+        y = self.make_mixer(features=features // 4, dtype=self.dtype, name="mixer")(y, train=train)
         y = nn.Dense(
             features, kernel_init=torch_default, bias_init=torch_bias(features // 4), dtype=self.dtype,
             dot_general=dot_general, name="conv",
@@ -69,28 +64,35 @@ class SAN(nn.Module):
 
     Attributes:
       variant: sizes, see VARIANTS.
-      mixer: makes the mixing layer, from keywords features, num_heads, qk_heads, attention (a kind), dtype and name.
-      attention: the kind, PatchwiseAttention or PairwiseAttention; gets window_size and train.
-      window_size: replaces the 7 of all stages but the first, if given.
+      mixers: for each of the five stages, makes the mixing layer of a block from the keywords features, dtype and name;
+        the layer is called with x and `train`.
       dtype: type of the computation; parameters and BatchNorm statistics stay in float32.
-      remat: compute each block again for its gradient instead of keeping what is inside: less memory, more time.
+      remat: rematerialises each block in the backward pass: less memory, more time.
     """
 
     variant: Variant
-    mixer: Callable[..., nn.Module]
-    attention: Callable[..., nn.Module]
-    window_size: int | None = None
+    mixers: Sequence[Callable[..., nn.Module]]
     dtype: Any = jnp.float32
     remat: bool = False
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """Channels of the feature maps, by name."""
+        return {f"c{stage}": width for stage, width in enumerate(self.variant.widths[1:], start=2)}
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Pixels of the image for each pixel of the feature maps along an axis, by name."""
+        return {f"c{stage}": 2 ** (stage - 1 + self.variant.first_pool) for stage in range(2, 6)}
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """`[B, H, W, 3]` to {"c2", "c3", "c4", "c5"}, `[B, H // s, W // s, C]` with s = 4, 8, 16, 32 (half at *_stem1).
+        """`[B, H, W, 3]` to {"c2", "c3", "c4", "c5"}, `[B, H // stride, W // stride, width]` each.
 
         Raises:
           UserError: images smaller than the stride of c5.
         """
-        smallest = 32 if self.variant.first_pool else 16
+        smallest = self.strides["c5"]
         if min(images.shape[1:3]) < smallest:
             raise UserError(
                 f"images of {images.shape[1]}x{images.shape[2]} pixels are too small for this SAN, which needs "
@@ -108,12 +110,9 @@ class SAN(nn.Module):
             if stage > 0 or self.variant.first_pool:
                 x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
             x = conv1x1(self.variant.widths[stage], name=f"stage{stage + 1}_conv")(x)
-            window_size = self.variant.window_sizes[stage]
-            if stage > 0 and self.window_size is not None:
-                window_size = self.window_size
             for block in range(depth):
                 name = f"stage{stage + 1}_block{block + 1}"
-                x = make_block(window_size, self.mixer, self.attention, self.dtype, name=name)(x, train)
+                x = make_block(self.mixers[stage], self.dtype, name=name)(x, train)
             x = nn.relu(norm(name=f"stage{stage + 1}_norm")(x))
             if stage > 0:
                 features[f"c{stage + 1}"] = x

@@ -1,4 +1,4 @@
-"""Swin transformer (Liu et al., ICCV 2021) with its attention layer given from outside: Swin and Swin-ACmix alike.
+"""Swin transformer (Liu et al., ICCV 2021) whose attention layer is injected: Swin and Swin-ACmix.
 
 Any image size works: the image is padded to whole patches and each map to whole windows with zeros, as the released
 detection backbone does. Where a side of the map is not larger than the window, windows have that side's size, and are
@@ -7,15 +7,13 @@ the mixing layer sees the rolled map, as released: the convolution of ACmix then
 and zeros beyond the rolled border.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from acmix_jax.layers.attention import WindowAttention
 from acmix_jax.layers.transformer import Mlp, drop_path, drop_path_rates, layer_norm, patch_conv
 from acmix_jax.layers.weights import normal_02
 from acmix_jax.ops.window import pad_to_multiple
@@ -30,6 +28,7 @@ class Variant(NamedTuple):
     num_heads: tuple[int, ...]
     drop_path: float = 0.0  # of the last block; grows linearly from 0
     patch_size: int = 4
+    window_size: int = 7  # of the attention
 
 
 VARIANTS = {  # Liu et al., section 3.3; drop path from the released configurations
@@ -43,31 +42,27 @@ VARIANTS = {  # Liu et al., section 3.3; drop path from the released configurati
 class Block(nn.Module):
     """Mixing layer on windows, then a perceptron, each with LayerNorm before it and a shortcut around it."""
 
-    num_heads: int
     window_size: int
     shifted: bool
-    mixer: Callable[..., nn.Module]
+    make_mixer: Callable[..., nn.Module]
     drop_path: float = 0.0
     dropout: float = 0.0
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        height, width, features = x.shape[1:]
+        height, width = x.shape[1:3]
         window = tuple(min(self.window_size, size) for size in (height, width))
         shift = (self.window_size // 2 * (self.shifted and min(height, width) > self.window_size),) * 2
-        attention = partial(WindowAttention, window_size=self.window_size, window=window, shift=shift)
-
         y = pad_to_multiple(layer_norm(1e-5, dtype=self.dtype, name="norm1")(x), window)
         y = jnp.roll(y, (-shift[0], -shift[1]), axis=(1, 2))
-        y = self.mixer(
-            features=features, num_heads=self.num_heads, attention=attention, dtype=self.dtype, name="mixer"
-        )(y)
+        mixer = self.make_mixer(features=x.shape[-1], dtype=self.dtype, name="mixer")
+        y = mixer(y, window=window, shift=shift)
         y = jnp.roll(y, shift, axis=(1, 2))[:, :height, :width]
         x = materialize(x + drop_path(nn.Dropout(self.dropout, deterministic=not train)(y), self.drop_path, train))
 
         y = layer_norm(1e-5, dtype=self.dtype, name="norm2")(x)
-        y = Mlp(4 * features, self.dropout, self.dtype, name="mlp")(y, train)
+        y = Mlp(4 * x.shape[-1], self.dropout, self.dtype, name="mlp")(y, train)
         return materialize(x + drop_path(y, self.drop_path, train))
 
 
@@ -90,25 +85,34 @@ class Swin(nn.Module):
 
     Attributes:
       variant: sizes, see VARIANTS.
-      mixer: makes the mixing layer, from keywords features, num_heads, attention (a kind), dtype and name.
-      window_size: width of the attention's windows.
-      drop_path: rate for the last block; None is the variant's own.
+      mixers: for each stage, makes the mixing layer of a block from the keywords features, dtype and name; the layer is
+        called with x, the `window` (height, width) and the `shift` of x.
+      drop_path: rate of the last block; None is the variant's own.
       dropout: rate after the patch embedding, the mixing layers and in the perceptrons.
       dtype: type of the computation; parameters stay in float32.
-      remat: compute each block again for its gradient instead of keeping what is inside: less memory, more time.
+      remat: rematerialises each block in the backward pass: less memory, more time.
     """
 
     variant: Variant
-    mixer: Callable[..., nn.Module]
-    window_size: int = 7
+    mixers: Sequence[Callable[..., nn.Module]]
     drop_path: float | None = None
     dropout: float = 0.0
     dtype: Any = jnp.float32
     remat: bool = False
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """Channels of the feature maps, by name."""
+        return {f"c{stage + 2}": self.variant.width * 2**stage for stage in range(4)}
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Pixels of the image for each pixel of the feature maps along an axis, by name."""
+        return {f"c{stage + 2}": self.variant.patch_size * 2**stage for stage in range(4)}
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """`[B, H, W, 3]` to {"c2", "c3", "c4", "c5"}, `[B, ceil(H / s), ceil(W / s), C]`, s = 1, 2, 4, 8 patches."""
+        """`[B, H, W, 3]` to {"c2", "c3", "c4", "c5"}, `[B, ceil(H / stride), ceil(W / stride), width]` each."""
         variant = self.variant
         x = pad_to_multiple(images.astype(self.dtype), (variant.patch_size,) * 2)
         x = patch_conv(variant.width, variant.patch_size, self.dtype, images.shape[-1], name="patch_embed")(x)
@@ -122,8 +126,8 @@ class Swin(nn.Module):
                 x = PatchMerging(self.dtype, name=f"stage{stage + 1}_merge")(x)
             for block, block_rate in enumerate(rates):
                 x = make_block(
-                    variant.num_heads[stage], self.window_size, block % 2 == 1, self.mixer, block_rate, self.dropout,
-                    self.dtype, name=f"stage{stage + 1}_block{block + 1}",
+                    variant.window_size, block % 2 == 1, self.mixers[stage], block_rate, self.dropout, self.dtype,
+                    name=f"stage{stage + 1}_block{block + 1}",
                 )(x, train)  # fmt: skip
             features[f"c{stage + 2}"] = x
         return features

@@ -23,7 +23,7 @@ from absl import logging
 
 from acmix_jax.convert.state_dict import batches_tracked, from_torch, to_torch
 from acmix_jax.errors import UserError
-from acmix_jax.models import family_of
+from acmix_jax.models import parse_name
 from acmix_jax.run import workdir
 from acmix_jax.run.checkpoint import Checkpoints
 
@@ -103,7 +103,7 @@ def main() -> None:
     flags = parser.parse_args()
     logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
     try:
-        family_of(flags.model)
+        parse_name(flags.model)
         convert = export_weights if flags.checkpoint.is_dir() else import_weights
         print(convert(flags.model, flags.checkpoint, flags.out))
     except (UserError, PermissionError) as error:

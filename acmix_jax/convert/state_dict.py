@@ -13,7 +13,7 @@ import numpy as np
 from acmix_jax.backbones.swin import VARIANTS
 from acmix_jax.convert.layouts import LAYOUTS, Layout
 from acmix_jax.errors import UserError
-from acmix_jax.models import create_model, family_of
+from acmix_jax.models import create_model, parse_name
 from acmix_jax.ops.window import relative_position_index, shift_mask
 
 Variables = dict[str, Any]
@@ -38,7 +38,7 @@ def from_torch(name: str, state_dict: Mapping[str, Any], **acmix: Any) -> Variab
       UserError: a tensor is missing, left over or of another shape, lists all of them; or there are no tensors.
     """
     tensors = _tensors(state_dict)
-    layout = LAYOUTS[family_of(name)]
+    layout = LAYOUTS[parse_name(name).family]
     channels = (*tensors.get(f"{layout.stem}.weight", np.empty(0)).shape, 3, 3)[1] or 3
     num_classes = tensors.get(f"{layout.head}.bias", np.empty(0)).size or 1000
     shapes = variable_shapes(name, num_classes, channels, **acmix)
@@ -61,7 +61,7 @@ def to_torch(
       num_batches_tracked: what PyTorch's BatchNorm counts and Flax does not: the training steps so far.
       image_size: for the masks that Swin's state dict holds as buffers.
     """
-    layout, tensors = LAYOUTS[family_of(name)], {}
+    layout, tensors = LAYOUTS[parse_name(name).family], {}
     for path, leaf in flax.traverse_util.flatten_dict(variables, sep="/").items():
         leaf, parts = np.asarray(leaf), _parts(layout, path)
         shares = np.cumsum([part.share for part in parts])
@@ -72,7 +72,7 @@ def to_torch(
                 counter = part.key.replace("running_mean", "num_batches_tracked")
                 tensors[counter] = np.array(num_batches_tracked, np.int64)
             if part.key.endswith("relative_position_bias_table"):
-                tensors |= _window_buffers(part.key, path, len(leaf), VARIANTS[name.removeprefix("acmix_")], image_size)
+                tensors |= _window_buffers(part.key, path, len(leaf), VARIANTS[parse_name(name).plain], image_size)
     return tensors
 
 

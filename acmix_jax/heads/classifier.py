@@ -1,4 +1,4 @@
-"""Image classification on top of any backbone."""
+"""Classification from feature maps."""
 
 from typing import Any
 
@@ -6,27 +6,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from acmix_jax.errors import UserError
 from acmix_jax.layers.transformer import layer_norm
 from acmix_jax.layers.weights import Initializer, torch_bias, torch_default
 
 
-class Classifier(nn.Module):
+class ClassifierHead(nn.Module):
     """One linear layer on a summary of the last feature map.
 
     Attributes:
-      backbone: module from images to {"c2", "c3", "c4", "c5"}, and "token" if it has a class token.
       num_classes: size of the output.
-      summary: "c5", averaged over the map, or "token".
-      norm_epsilon: of a LayerNorm on the summary's maps, before the average; None for no norm.
+      summary: "c5", averaged over its pixels, or "token".
+      norm_epsilon: of a LayerNorm on the summary before the average; None for no norm.
       kernel_init, bias_init: of the linear layer; None is PyTorch's bias.
       dtype: type of the computation; logits are always float32.
-
-    Raises:
-      UserError: training with folded variables (fold.py).
     """
 
-    backbone: nn.Module
     num_classes: int
     summary: str = "c5"
     norm_epsilon: float | None = None
@@ -35,9 +29,9 @@ class Classifier(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Images float `[B, H, W, 3]` to logits float32 `[B, num_classes]`."""
-        x = self._maps(images, train)[self.summary]
+    def __call__(self, maps: dict[str, jax.Array]) -> jax.Array:
+        """A backbone's maps, `[B, H, W, C]` each (token: `[B, C]`), to logits float32 `[B, num_classes]`."""
+        x = maps[self.summary]
         if self.norm_epsilon is not None:
             x = layer_norm(self.norm_epsilon, dtype=self.dtype, name="norm")(x)
         pooled = x.mean(axis=tuple(range(1, x.ndim - 1)))
@@ -46,13 +40,3 @@ class Classifier(nn.Module):
             self.num_classes, True, self.dtype, kernel_init=self.kernel_init, bias_init=bias_init, name="head"
         )
         return head(pooled).astype(jnp.float32)
-
-    def features(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """The backbone's maps by name, `[B, H / stride, W / stride, C]` each."""
-        maps = self._maps(images, train)
-        return {name: maps[name] for name in ("c2", "c3", "c4", "c5")}
-
-    def _maps(self, images, train):
-        if train and "folded" in self.variables:
-            raise UserError("folded variables cannot be trained: some are constants now; start from the unfolded ones")
-        return self.backbone(images, train)

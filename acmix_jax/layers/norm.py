@@ -5,7 +5,7 @@ import jax
 
 
 class BatchNorm(nn.BatchNorm):
-    """BatchNorm with PyTorch's defaults; after `acmix_jax.fold`, what is left of it: the bias of the layer before it.
+    """BatchNorm with PyTorch's defaults; after `acmix_jax.fold` only a bias, as its scale is in the layer before it.
 
     Takes `use_running_average`, dtype and name; `[..., C]` to the same.
     """

@@ -1,6 +1,6 @@
-"""Parameters of a linear map, handed out as arrays, and the initialisers that the released networks give them.
+"""Parameters handed out as arrays, and the initialisers of the released networks.
 
-ACmix needs the arrays themselves, not the product: its second stage composes the kernels of its first.
+ACmix needs the kernels themselves, not their products with x: Stage II composes them with those of Stage I.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,10 +9,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from acmix_jax.errors import UserError, check_choice
+
 Initializer = Callable[..., jax.Array]
 
 torch_default: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""What PyTorch gives the kernel of a convolution or linear layer: U(-1, 1) / sqrt(fan_in)."""
+"""PyTorch's default for kernels of convolutions and linear layers: U(-1, 1) / sqrt(fan_in)."""
 
 kaiming_fan_out: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """`kaiming_normal_(mode="fan_out")`, which ResNet constructors give to every convolution."""
@@ -22,7 +24,7 @@ normal_02: Initializer = nn.initializers.normal(0.02)
 
 
 def torch_bias(fan_in: int) -> Initializer:
-    """What PyTorch gives a bias: U(-1, 1) / sqrt(fan_in)."""
+    """PyTorch's default for a bias: U(-1, 1) / sqrt(fan_in)."""
 
     def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
@@ -31,9 +33,9 @@ def torch_bias(fan_in: int) -> Initializer:
 
 
 class Weights(nn.Module):
-    """A kernel of the given shape and, with `use_bias`, a bias over its last axis (else None).
+    """A kernel of the given shape and a bias over its last axis, None without `use_bias`.
 
-    `bias_init` None is PyTorch's default for this kernel.
+    `bias_init=None` is PyTorch's default for this kernel.
     """
 
     shape: Sequence[int]
@@ -48,3 +50,34 @@ class Weights(nn.Module):
             return kernel, None
         bias_init = self.bias_init or torch_bias(kernel.size // self.shape[-1])
         return kernel, self.param("bias", bias_init, (self.shape[-1],))
+
+
+PATHS = ("both", "attention", "convolution")
+COMBINATIONS = ("learned", "convex", "fixed")
+
+
+def path_weights(layer: nn.Module, paths: str, combination: str) -> tuple[jax.Array | float, jax.Array | float]:
+    """Alpha and beta, the weights of attention and convolution, as parameters of `layer`; each starts at 0.5.
+
+    Args:
+      paths: with one path alone there are no parameters, and both weights are 1.
+      combination: (paper, table 6) "learned", each by itself; "convex", alpha and 1 - alpha; "fixed" at 0.5 each.
+        All keep both parameters, so that analysis, fold and convert need not know; with "convex" they move by equal
+        and opposite steps.
+    """
+    check_choice("paths", paths, PATHS)
+    check_choice("combination", combination, COMBINATIONS)
+    if layer.has_variable("folded", "scale"):  # beta is in the kernel then, and both hold the scale of a BatchNorm
+        return layer.get_variable("folded", "scale"), 1.0
+    if paths != "both":
+        return 1.0, 1.0
+    alpha, beta = (layer.param(name, nn.initializers.constant(0.5), ()) for name in ("alpha", "beta"))
+    if combination == "convex":  # the identity while the two add up to 1, which its gradient keeps
+        return (1 + alpha - beta) / 2, (1 + beta - alpha) / 2
+    return (alpha, beta) if combination == "learned" else jax.lax.stop_gradient((alpha, beta))
+
+
+def check_trainable(module: nn.Module) -> None:
+    """Raises a UserError if `module` was given folded variables (weights/fold.py), some of which are constants."""
+    if "folded" in module.variables:
+        raise UserError("folded variables cannot be trained: some are constants; use the variables before folding")

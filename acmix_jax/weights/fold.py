@@ -23,14 +23,9 @@ import numpy as np
 from acmix_jax.errors import UserError
 from acmix_jax.layers.norm import BatchNorm
 from acmix_jax.ops import shift
+from acmix_jax.weights import names
 
 Variables = dict[str, Any]
-
-_NORM_AFTER = {
-    "stem_conv": "stem_norm", "conv1": "norm1", "mixer": "norm2", "conv3": "norm3", "shortcut_conv": "shortcut_norm",
-    "weight1": "norm2",
-}  # fmt: skip
-"""Linear layers and the BatchNorm behind them, both in one module, in ResNet and SAN."""
 
 
 def fold(variables: Variables, largest_composed: int | None = None) -> Variables:
@@ -53,7 +48,7 @@ def fold(variables: Variables, largest_composed: int | None = None) -> Variables
     flat = {path: np.asarray(leaf) for path, leaf in flax.traverse_util.flatten_dict(variables).items()}
     modules = {path[1:i] for path in flat for i in range(1, len(path))}  # () is the root, which may be a layer alone
     for path in sorted(modules):
-        norm = (*path[:-1], _NORM_AFTER.get(path[-1] if path else ""))
+        norm = (*path[:-1], names.NORM_AFTER.get(path[-1] if path else ""))
         scale = _take_norm(flat, norm) if ("batch_stats", *norm, "mean") in flat else 1.0
         if ("params", *path, "qkv", "kernel") in flat:
             _fold_acmix(flat, path, scale, largest_composed)

@@ -31,9 +31,11 @@ def test_features_have_their_strides(name):
         images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
         variables = jax.eval_shape(model.init, jax.random.key(0), images)
         maps = jax.eval_shape(lambda v, x: model.apply(v, x, method="features"), variables, images)  # noqa: B023
-        assert list(maps) == ["c2", "c3", "c4", "c5"]
+        assert list(maps) == list(model.backbone.strides) == ["c2", "c3", "c4", "c5"]
         for i, x in enumerate(maps.values()):
             assert x.shape[:3] == (2, *(rounded(s, stride * 2**i) for s in size))
+        assert list(model.backbone.strides.values()) == [stride * 2**i for i in range(4)]
+        assert list(model.backbone.widths.values()) == [x.shape[-1] for x in maps.values()]
 
 
 @pytest.mark.parametrize("name", STRIDES)

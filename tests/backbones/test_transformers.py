@@ -11,10 +11,11 @@ import pytest
 import acmix_jax
 from acmix_jax.backbones import pvt, swin
 from acmix_jax.errors import UserError
-from acmix_jax.layers.acmix import ACmix
+from acmix_jax.layers.attention import WindowAttention
+from acmix_jax.layers.self_attention import SelfAttention
 from acmix_jax.layers.transformer import drop_path_rates
 
-PLAIN = partial(ACmix, paths="attention", project=True)
+PLAIN = partial(SelfAttention, num_heads=2, attention_kind=partial(WindowAttention, window_size=4), use_proj=True)
 
 
 def test_position_embeddings_are_interpolated():
@@ -59,13 +60,13 @@ def reach(block, size):
     ],
 )
 def test_a_pixel_reaches_its_window(size, shifted, expected):
-    block = swin.Block(2, window_size=4, shifted=shifted, mixer=PLAIN)
+    block = swin.Block(window_size=4, shifted=shifted, make_mixer=PLAIN)
     assert reach(block, size) == expected
 
 
 def test_a_map_with_one_side_of_a_window_is_not_shifted():
     """As in the released classifier; here a map of 4x8 pixels and a window of 4."""
-    block = swin.Block(2, window_size=4, shifted=True, mixer=PLAIN)
+    block = swin.Block(window_size=4, shifted=True, make_mixer=PLAIN)
     x = jax.random.normal(jax.random.key(0), (1, 4, 8, 8))
     variables = jax.jit(block.init)(jax.random.key(1), x)
     change = jax.jit(block.apply)(variables, x.at[0, 0, 0, 0].add(3.0)) - jax.jit(block.apply)(variables, x)
@@ -75,7 +76,7 @@ def test_a_map_with_one_side_of_a_window_is_not_shifted():
 
 def test_drop_path_grows_with_depth_and_drops_whole_images():
     assert drop_path_rates(0.3, (1, 2, 1)) == [[0.0], [pytest.approx(0.1), pytest.approx(0.2)], [pytest.approx(0.3)]]
-    block = swin.Block(2, window_size=4, shifted=False, mixer=PLAIN, drop_path=0.5)
+    block = swin.Block(window_size=4, shifted=False, make_mixer=PLAIN, drop_path=0.5)
     x = jax.random.normal(jax.random.key(0), (64, 4, 4, 8))
     variables = jax.jit(block.init)(jax.random.key(1), x)
     out = jax.jit(partial(block.apply, train=True))(variables, x, rngs={"dropout": jax.random.key(2)})

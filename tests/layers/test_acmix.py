@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import acmix_jax
 from acmix_jax.errors import UserError
@@ -37,7 +38,7 @@ def test_any_size_gives_the_size_of_a_convolution(shape, fields):
 def test_one_pixel_reaches_the_same_outputs_on_both_paths(paths, fields, rows):
     """Output row i sees input rows stride * i + dilation * (-1, 0, 1): both windows are three wide here."""
     attention = partial(LocalAttention, window_size=3)
-    layer = acmix_jax.ACmix(8, paths=paths, attention=attention, **fields)
+    layer = acmix_jax.ACmix(8, paths=paths, attention_kind=attention, **fields)
     x = jax.random.normal(jax.random.key(0), (1, 41, 41, 4))
     before, variables = jax.jit(layer.init_with_output)(jax.random.key(1), x)
     after = jax.jit(layer.apply)(variables, x.at[0, 20, 20].add(3.0))
@@ -155,3 +156,15 @@ def test_shift_init_can_be_turned_off():
 def test_mistakes_are_named(fields, message):
     with pytest.raises(UserError, match=message):
         acmix_jax.ACmix(**fields).init(jax.random.key(0), jnp.zeros((1, 4, 4, 8)))
+
+
+@pytest.mark.parametrize("fields", [{}, {"attention_kind": partial(LocalAttention, window_size=3)}])
+def test_the_layer_is_an_nnx_module_through_the_bridge(fields):
+    """A field and a submodule of the same name would break it."""
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 4))
+    layer = acmix_jax.ACmix(features=8, num_heads=2, **fields)
+    module = nnx.bridge.ToNNX(layer, rngs=nnx.Rngs(0))
+    nnx.bridge.lazy_init(module, x)
+    assert module(x).shape == (2, 6, 6, 8)
+    gradients = nnx.grad(lambda module: (module(x) ** 2).sum())(module)
+    assert len(jax.tree.leaves(gradients)) == len(jax.tree.leaves(jax.eval_shape(layer.init, jax.random.key(0), x)))

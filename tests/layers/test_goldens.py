@@ -13,6 +13,7 @@ import pytest
 from acmix_jax.backbones import swin
 from acmix_jax.layers.acmix import ACmix
 from acmix_jax.layers.attention import LocalAttention, PairwiseAttention, PatchwiseAttention, WindowAttention
+from acmix_jax.layers.self_attention import SelfAttention
 from acmix_jax.ops import neighborhood, shift
 
 
@@ -75,7 +76,7 @@ def test_acmix_of_resnet(stride, attention_form, shift_form):
     }
     with jax.enable_x64(True):
         attention = partial(LocalAttention, form=attention_form)
-        layer = ACmix(16, stride=stride, attention=attention, shift_form=shift_form, dtype=jnp.float64)
+        layer = ACmix(16, stride=stride, attention_kind=attention, shift_form=shift_form, dtype=jnp.float64)
         out = run(layer, params, waves(2, 16, 8, 8).transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
         check(out, RESNET_GOLDEN[stride], RESNET_START[stride], [(1, 5, 2, 1), (1, 15, -1, -1)])
 
@@ -102,9 +103,15 @@ def window_params(t, prefix=""):
 @pytest.mark.parametrize("shift_form", shift.FORMS)
 def test_acmix_of_swin(shift_form):
     with jax.enable_x64(True):
-        attention = partial(WindowAttention, window_size=4, window=(4, 4))
+        attention = partial(WindowAttention, window_size=4)
         layer = ACmix(
-            12, num_heads=3, attention=attention, project=True, fc_bias=True, shift_form=shift_form, dtype=jnp.float64
+            12,
+            num_heads=3,
+            attention_kind=attention,
+            use_proj=True,
+            fc_bias=True,
+            shift_form=shift_form,
+            dtype=jnp.float64,
         )
         out = run(layer, window_params(fill(WINDOW_SHAPES)), waves(2, 8, 8, 12))
         golden = (-3.558441770546753, 41.92597648365847, -0.04836371400600113, 0.00046365920065955836)
@@ -124,8 +131,9 @@ def test_block_of_swin():
         "mlp": {"fc1": linear(t, "mlp.fc1"), "fc2": linear(t, "mlp.fc2")},
     }
     with jax.enable_x64(True):
-        mixer = partial(ACmix, project=True, fc_bias=True)
-        block = swin.Block(3, window_size=4, shifted=True, mixer=mixer, dtype=jnp.float64)
+        kind = partial(WindowAttention, window_size=4)
+        mixer = partial(ACmix, num_heads=3, attention_kind=kind, use_proj=True, fc_bias=True)
+        block = swin.Block(window_size=4, shifted=True, make_mixer=mixer, dtype=jnp.float64)
         out = run(block, params, waves(2, 8, 8, 12)).reshape(2, 64, 12)
         golden = (-3.9874618226884913, 1038.8180422400687, 0.9097137208576442, 0.9893302697505938)
         check(out, golden, (-0.55459655, 0.22940591, 0.47509573), [(1, 42, 1), (1, 63, 11)])
@@ -179,10 +187,8 @@ def test_attention_of_san(kind, window_size, lengths):
     }
     with jax.enable_x64(True):
         module = {"pairwise": PairwiseAttention, "patchwise": PatchwiseAttention}[kind]
-        layer = ACmix(
-            16, num_heads=4, qk_heads=1, attention=partial(module, window_size=window_size), paths="attention",
-            dtype=jnp.float64,
-        )  # fmt: skip
+        attention = partial(module, window_size=window_size)
+        layer = SelfAttention(16, num_heads=4, qk_heads=1, attention_kind=attention, dtype=jnp.float64)
         x = waves(1, 64, 8, 8).transpose(0, 2, 3, 1)
         out = run(layer, params, x, batch_stats={"attention": statistics}).transpose(0, 3, 1, 2)
         check(out, *SAN_GOLDEN[kind], [(0, 5, 2, 1), (0, 15, 7, 7)])

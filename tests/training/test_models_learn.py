@@ -8,13 +8,13 @@ import pytest
 
 import acmix_jax
 from acmix_jax.backbones import pvt, resnet, san, swin
-from acmix_jax.models import family_of
+from acmix_jax.models import parse_name
 
 
 def cut(name):
     """Its backbone file, its variant's name there, and that variant with few blocks, and small windows in SAN."""
-    backbone = {"resnet": resnet, "san": san, "pvt": pvt, "swin": swin}[family_of(name)]
-    plain = name.removeprefix("acmix_").removesuffix("_pairwise")
+    backbone = {"resnet": resnet, "san": san, "pvt": pvt, "swin": swin}[parse_name(name).family]
+    plain = parse_name(name).plain.removesuffix("_pairwise")
     variant = backbone.VARIANTS[plain]
     if backbone is san:  # whose 49 taps take long to compile
         variant = variant._replace(window_sizes=(3,) * len(variant.depths))
@@ -25,7 +25,7 @@ def cut(name):
 def kind(name):
     """What is left of a model once its depth is cut and its drop path ignored: the same for resnet26 and resnet50."""
     sizes = cut(name)[2]._asdict() | {"drop_path": None}
-    return name.startswith("acmix_"), name.endswith("_pairwise"), str(sizes)
+    return parse_name(name).is_acmix, name.endswith("_pairwise"), str(sizes)
 
 
 KINDS = list({kind(name): name for name in reversed(acmix_jax.list_models())}.values())

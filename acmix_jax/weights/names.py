@@ -1,0 +1,28 @@
+"""Names in parameter paths that more than one tool relies on, such as backbone/stage1_block1/mixer/qkv/kernel.
+
+The layers choose these names; tests/weights/test_names.py holds every entry against the networks.
+"""
+
+import re
+
+PART_OF = {  # parameters of a mixing layer, by part of the paper's table 1; "kernel" is that of a plain ResNet's 3x3
+    "qkv": "stage1", "reduce": "stage1", "reduce_norm": "stage1", "kernel": "stage1",
+    "attention": "stage2_attention",
+    "fc": "stage2_convolution", "shift": "stage2_convolution",
+    "alpha": "rest", "beta": "rest", "proj": "rest",
+}  # fmt: skip
+
+UPGRADE = {"alpha": 1.0, "beta": 0.0, "fc/kernel": None, "fc/bias": None, "shift/kernel": None}
+"""Parameters that ACmix adds to a plain attention layer, and the value with which it computes what that layer did;
+None where beta = 0 makes the value free."""
+
+NORM_AFTER = {
+    "stem_conv": "stem_norm", "conv1": "norm1", "mixer": "norm2", "conv3": "norm3", "shortcut_conv": "shortcut_norm",
+    "weight1": "norm2",
+}  # fmt: skip
+"""Linear layers and the BatchNorm that follows, both in one module, in ResNet and SAN."""
+
+
+def block_of(path: str) -> str:
+    """The part of a path that tells where in the network it lies: "stage1_block2" in the example above."""
+    return next(part for part in path.split("/") if re.search(r"\d", part))

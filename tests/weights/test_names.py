@@ -1,0 +1,41 @@
+"""The names that tools rely on are those that the networks have."""
+
+import flax
+import jax
+import jax.numpy as jnp
+import pytest
+
+import acmix_jax
+from acmix_jax.weights import names
+
+NETWORKS = ("resnet14_stem1", "san5_stem1", "pvt_micro_patch2", "swin_micro_patch2")
+
+
+def paths(name):
+    model = acmix_jax.create_model(name, num_classes=10)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
+    return flax.traverse_util.flatten_dict(variables["params"], sep="/")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_all_parameters_of_a_mixing_layer_have_a_part(name):
+    for path in [*paths(name), *paths(f"acmix_{name}")]:
+        if "/mixer/" in path:
+            assert path.partition("/mixer/")[2].partition("/")[0] in names.PART_OF
+
+
+@pytest.mark.parametrize("name", NETWORKS[1:])
+def test_an_upgrade_starts_exactly_what_acmix_adds(name):
+    added = {path.partition("/mixer/")[2] for path in paths(f"acmix_{name}").keys() - paths(name).keys()}
+    assert added == names.UPGRADE.keys() - (set() if "swin" in name else {"fc/bias"})
+
+
+def test_every_foldable_norm_follows_its_layer():
+    modules = {path.rpartition("/")[0] for name in NETWORKS[:2] for path in paths(name)}
+    for layer, norm in names.NORM_AFTER.items():
+        parents = {module.rpartition("/")[0] for module in modules if module.endswith(f"/{norm}")}
+        assert any(module.startswith(f"{parent}/{layer}") for parent in parents for module in modules), layer
+
+
+def test_blocks_are_found():
+    assert names.block_of("backbone/stage1_block2/mixer/alpha") == "stage1_block2"
