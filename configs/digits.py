@@ -5,16 +5,16 @@ python main.py --config=configs/digits.py --workdir=runs/digits
 Expected: 98.9 % top-1 on the 360 test images, in about a minute on two CPU cores.
 """
 
-from configs import common
+from acmix_jax.config import default_config
 
 
 def get_config():
-    config = common.get_config()
+    config = default_config()
     config.model = "acmix_resnet14_stem1"
     config.data.source = "digits"
     config.data.num_classes = 10
-    config.data.mean = [0.305]
-    config.data.std = [0.376]
+    config.data.mean = (0.305,)
+    config.data.std = (0.376,)
     config.data.shift = 1
     config.batch_size = 64
     config.num_epochs = 40.0

@@ -10,17 +10,17 @@ The data: apt-get install dataset-fashion-mnist, or --config.data.dir=FOLDER wit
 TFDS prepared: --config.data.source=tfds:fashion_mnist
 """
 
-from configs import common
+from acmix_jax.config import default_config
 
 
 def get_config(model="acmix_resnet20_stem2"):
-    config = common.get_config()
+    config = default_config()
     config.model = model
     config.data.source = "fashion_mnist"
     config.data.dir = "/usr/share/datasets/fashion-mnist"
     config.data.num_classes = 10
-    config.data.mean = [0.286]
-    config.data.std = [0.353]
+    config.data.mean = (0.286,)
+    config.data.std = (0.353,)
     config.data.shift = 1
     config.data.flip = True
     config.batch_size = 64

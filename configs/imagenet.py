@@ -11,16 +11,16 @@ Expected top-1 of acmix_ models, printed by the paper (none was trained by us): 
 81.7, acmix_swin_tiny 81.9, acmix_swin_small 83.5. Hardware there: eight GPUs.
 """
 
-from configs import common
+from acmix_jax.config import default_config
 
 
 def get_config(model="acmix_resnet50"):
-    config = common.get_config()
+    config = default_config()
     config.model = model
     config.data.source = "folder"
     config.data.num_classes = 1000
-    config.data.mean = [0.485, 0.456, 0.406]
-    config.data.std = [0.229, 0.224, 0.225]
+    config.data.mean = (0.485, 0.456, 0.406)
+    config.data.std = (0.229, 0.224, 0.225)
     config.data.image_size = 224
     config.data.eval_resize = 256
     config.data.random_crop = True

@@ -4,14 +4,14 @@ python -m experiments.sweep --config=configs/sweep_digits.py --workdir=runs/swee
 python -m experiments.search --config=configs/sweep_digits.py --workdir=runs/search --trials=10
 """
 
-from configs import common
+from acmix_jax.config import default_config
 
 
 def get_config():
-    config = common.get_config()
+    config = default_config()
     config.model = "acmix_resnet14_stem1"
-    config.data.mean = [0.305]
-    config.data.std = [0.376]
+    config.data.mean = (0.305,)
+    config.data.std = (0.376,)
     config.num_epochs = 4.0
     config.optimizer.warmup_epochs = 0.5
     config.eval_every = 0

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from acmix_jax import create_model, list_models
+from acmix_jax.config import check_config
 from acmix_jax.training import optim
-from acmix_jax.validation import check_config
 from configs import imagenet
 
 IMAGES = 1_281_167

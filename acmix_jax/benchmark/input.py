@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 
+from acmix_jax.config import check_config
 from acmix_jax.data import pipeline
 from acmix_jax.devices import sharding
 from acmix_jax.tasks import create_task
 from acmix_jax.training import optim
 from acmix_jax.training.step import build_step
-from acmix_jax.validation import check_config
 
 SECONDS = 20.0  # of each of the two measurements
 

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from acmix_jax.config import local_path
 from acmix_jax.convert.state_dict import batches_tracked, from_torch, to_torch
 from acmix_jax.errors import UserError
 from acmix_jax.models import parse_name
@@ -98,8 +99,8 @@ def main() -> None:
     """Reads the flags; a mistake in them ends the program with one line."""
     parser = argparse.ArgumentParser(prog="acmix_jax.convert", description=__doc__.partition("\n")[0])
     parser.add_argument("--model", required=True, help="name of the model, see acmix_jax.list_models()")
-    parser.add_argument("--checkpoint", required=True, type=Path, help="PyTorch file, or folder with a checkpoint")
-    parser.add_argument("--out", required=True, type=Path, help="folder, or PyTorch file, to write")
+    parser.add_argument("--checkpoint", required=True, type=local_path, help="PyTorch file or folder with a checkpoint")
+    parser.add_argument("--out", required=True, type=local_path, help="folder, or PyTorch file, to write")
     flags = parser.parse_args()
     logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
     try:

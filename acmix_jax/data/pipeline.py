@@ -49,6 +49,12 @@ def open_source(config, split: str):
         source = SOURCES[config.source](split, config.dir)
     if source.num_classes > config.num_classes:
         raise UserError(f"{config.source} has {source.num_classes} classes; set --config.data.num_classes to that")
+    if source.num_classes < config.num_classes and split == "train":
+        print(
+            f"warning: --config.data.num_classes={config.num_classes}, but {config.source} has {source.num_classes} "
+            "classes; the other outputs are never right",
+            file=sys.stderr,
+        )
     return source
 
 

@@ -2,7 +2,7 @@
 
 python -m acmix_jax.data.prepare --folder=IMAGES --out=DIR
 
-IMAGES has train/<class>/*.jpg and val/<class>/*.jpg (see folder.py); DIR then serves --config.data.source=records
+IMAGES with train/<class>/*.jpg, val/<class>/*.jpg (see folder.py); DIR then serves --config.data.source=records
 --config.data.dir=DIR. Stopped half-way, the same command continues. Damaged images are listed in DIR/damaged.txt and
 end the program with an error once all others are checked, or, with --skip-damaged, are left out.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from acmix_jax.config import local_path
 from acmix_jax.data import photos
 from acmix_jax.data.array_records import CONTENTS, count_records, shard_path, to_record
 from acmix_jax.data.folder import FolderSource
@@ -119,8 +120,8 @@ def _replace(path, text):
 def main() -> None:
     """Reads the flags; a mistake in them ends the program with one line."""
     parser = argparse.ArgumentParser(prog="acmix_jax.data.prepare", description=__doc__.partition("\n")[0])
-    parser.add_argument("--folder", required=True, type=Path, help="has train/<class>/*.jpg and val/<class>/*.jpg")
-    parser.add_argument("--out", required=True, type=Path, help="folder to write")
+    parser.add_argument("--folder", required=True, type=local_path, help="with train/<class>/*.jpg, val/<class>/*.jpg")
+    parser.add_argument("--out", required=True, type=local_path, help="folder to write")
     parser.add_argument("--images-per-shard", type=int, default=1024)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--skip-damaged", action="store_true", help="leave damaged images out")

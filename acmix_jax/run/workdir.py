@@ -4,16 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import ml_collections
-
+from acmix_jax.config import flatten, may_change, restore_config
 from acmix_jax.errors import UserError
-
-FREE = (
-    "log_every", "log_examples", "wandb_project", "eval_every", "checkpoint_every", "keep_checkpoints", "best_metric",
-    "data.dir", "data.threads", "data.workers", "acmix.shift_form", "acmix.attention_form", "profile_steps", "fsdp",
-    "remat", "distributed.coordinator", "distributed.num_processes", "distributed.process_id",
-)  # fmt: skip
-"""Fields that do not change what a run computes (but for rounding), so a resumed run may set them anew."""
 
 WEIGHTS = "weights.json"
 """Says what a folder of converted or folded weights holds; such a folder has no config.json."""
@@ -38,7 +30,7 @@ def prepare(workdir: Path, config: Any, images: int, environment: dict[str, Any]
         if path.exists():
             found = json.loads(path.read_text())
             before = found.get("environment", {}).get("training_images", images)
-            _check_same(workdir, _without_environment(found), config.to_dict(), FREE)
+            _check_same(workdir, _without_environment(found), config)
             if before != images:
                 raise UserError(
                     f"the run in {str(workdir)!r} began with {before:,} training images, now there are {images:,}; "
@@ -59,16 +51,16 @@ def config_to_look_with(workdir: Path, given: Any | None) -> Any:
 
     Raises:
       UserError: the folder holds no weights; `given` differs from the run's config in more than the batch size and the
-        fields in FREE; or the weights come from no run, and `given` is missing or of another model.
+        fields that may change; or the weights come from no run, and `given` is missing or of another model.
     """
     facts = describe(workdir)
     own, hint = facts.get("config"), f"{str(workdir)!r} holds weights of {facts['model']} with {facts['num_classes']}"
     if given is None and own is None:
         raise UserError(f"{hint} classes and no config; set --config=FILE")
     if given is None:
-        return ml_collections.ConfigDict(own)
+        return restore_config(own)
     if own is not None:
-        _check_same(workdir, own, given.to_dict(), (*FREE, "batch_size"))
+        _check_same(workdir, own, given, "batch_size")
     elif (given.model, given.data.num_classes) != (facts["model"], facts["num_classes"]):
         raise UserError(
             f"{hint} classes, but --config is of {given.model} with {given.data.num_classes}; set --config.model="
@@ -106,7 +98,8 @@ def describe(folder: Path) -> dict[str, Any]:
 
 def apart_from_seed(config: dict[str, Any]) -> dict[str, Any]:
     """What runs have in common that only repeat each other with another seed; `config` as from `describe`."""
-    return {key: value for key, value in _flatten(config).items() if key not in (*FREE, "seed")}
+    values = flatten(restore_config(config).to_dict())
+    return {key: value for key, value in values.items() if key != "seed" and not may_change(key)}
 
 
 def environment_of(folder: Path) -> dict[str, Any]:
@@ -143,20 +136,13 @@ def _without_environment(found: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key != "environment"}
 
 
-def _check_same(workdir: Path, old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> None:
-    old, new = _flatten(old), _flatten(new)
+def _check_same(workdir: Path, saved: dict[str, Any], config: Any, *ignored: str) -> None:
+    old, new = flatten(restore_config(saved).to_dict()), flatten(config.to_dict())
     changes = [
         f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key not in free
+        if old.get(key) != new.get(key) and not may_change(key) and key not in ignored
     ]
     if changes:
         raise UserError(f"workdir {str(workdir)!r} holds a run of another config ({'; '.join(changes)}); "
                         "choose another --workdir or repeat that run's config")  # fmt: skip
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from acmix_jax.errors import check_choice
+from acmix_jax.errors import UserError
 from acmix_jax.models import create_model
 from acmix_jax.ops import mixing
 from acmix_jax.tasks.base import Batch, Variables
@@ -46,7 +46,6 @@ class Classification:
 
     @classmethod
     def from_config(cls, config) -> "Classification":
-        check_choice("dtype", config.dtype, ("float32", "bfloat16"))
         fields = config.acmix.to_dict() if config.model.startswith("acmix_") else {}
         fields = {name: value for name, value in fields.items() if value is not None}
         model = create_model(
@@ -100,4 +99,10 @@ class Classification:
 
     def normalise(self, image: jax.Array) -> jax.Array:
         """What the model takes, float32, from uint8 `[B, H, W, C]`."""
+        for field, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, image.shape[-1]):
+                raise UserError(
+                    f"--config.data.{field}={values} has {len(values)} values, but the images have {image.shape[-1]} "
+                    "channels; use 1 value, or one for each channel"
+                )
         return (image.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)

@@ -7,6 +7,7 @@ from typing import Any
 import flax
 import jax
 
+from acmix_jax.config import check_config
 from acmix_jax.data import pipeline
 from acmix_jax.devices import sharding
 from acmix_jax.errors import UserError
@@ -14,7 +15,6 @@ from acmix_jax.evaluators.base import Evaluator
 from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.tasks import create_task
 from acmix_jax.tasks.base import Task, Variables
-from acmix_jax.validation import check_config
 
 
 def make_predict(task: Task, keys: tuple[str, ...], mesh: jax.sharding.Mesh) -> Callable[[Variables, Any], Any]:

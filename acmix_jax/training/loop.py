@@ -12,6 +12,7 @@ import numpy as np
 from clu import parameter_overview
 
 from acmix_jax.analysis import alpha_beta
+from acmix_jax.config import check_config
 from acmix_jax.data import pipeline
 from acmix_jax.devices import processes, sharding
 from acmix_jax.errors import UserError
@@ -26,7 +27,6 @@ from acmix_jax.training import optim
 from acmix_jax.training.evaluate import evaluate, make_predict
 from acmix_jax.training.state import TrainState
 from acmix_jax.training.step import build_step
-from acmix_jax.validation import check_config
 from acmix_jax.weights import warm_start
 
 
@@ -34,7 +34,7 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
     """Trains as the config says, continuing what `folder` holds of it; on all devices of all processes.
 
     Args:
-      config: see configs/common.py.
+      config: see acmix_jax/config.py.
       folder: the workdir; gets config.json, metrics.jsonl, TensorBoard events and checkpoints/.
       devices: default: all.
 

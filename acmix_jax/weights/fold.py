@@ -20,6 +20,7 @@ import flax
 import jax
 import numpy as np
 
+from acmix_jax.config import local_path
 from acmix_jax.errors import UserError
 from acmix_jax.layers.norm import BatchNorm
 from acmix_jax.ops import shift
@@ -128,9 +129,9 @@ def fold_checkpoint(source: Path, which: str, out: Path) -> str:
 def main() -> None:
     """Reads the flags; a mistake in them ends the program with one line."""
     parser = argparse.ArgumentParser(prog="acmix_jax.weights.fold", description=__doc__.partition("\n")[0])
-    parser.add_argument("--workdir", required=True, type=Path, help="folder of a run, or of converted weights")
+    parser.add_argument("--workdir", required=True, type=local_path, help="folder of a run, or of converted weights")
     parser.add_argument("--checkpoint", default="latest", help="latest, best or a step")
-    parser.add_argument("--out", required=True, type=Path, help="folder to write")
+    parser.add_argument("--out", required=True, type=local_path, help="folder to write")
     flags = parser.parse_args()
     from absl import logging
 

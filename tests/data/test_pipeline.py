@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from acmix_jax.config import default_config
 from acmix_jax.data import pipeline
 from acmix_jax.data.arrays import ArraySource
 from acmix_jax.errors import UserError
-from configs import common
 from tests.photographs import write_folder
 
 ROOT = Path(__file__).parent.parent.parent
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def settings():
-    return common.get_config().data
+    return default_config().data
 
 
 def numbered(count):
@@ -38,6 +38,14 @@ def test_every_pass_has_every_example_once_in_a_new_order(settings):
     first, second = order[:10], order[10:]
     assert sorted(first) == sorted(second) == list(range(10))
     assert first != second
+
+
+@pytest.mark.parametrize(("outputs", "message"), [(10, ""), (12, "num_classes=12, but digits has 10 classes")])
+def test_more_outputs_than_classes_are_mentioned(settings, outputs, message, capsys):
+    settings.num_classes = outputs
+    pipeline.open_source(settings, "train")
+    error = capsys.readouterr().err
+    assert error.startswith("warning: --config.data.") and message in error if message else not error
 
 
 def test_the_seed_decides_the_order_and_the_augmentation(settings):

@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 
+from acmix_jax.config import default_config
 from acmix_jax.data import pipeline, prepare
 from acmix_jax.errors import UserError
-from configs import common
 from tests.photographs import write_folder
 
 
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def settings():
-    settings = common.get_config().data
+    settings = default_config().data
     settings.num_classes, settings.image_size, settings.eval_resize, settings.random_crop = 3, 24, 28, True
     return settings
 

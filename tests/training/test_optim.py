@@ -4,14 +4,14 @@ import numpy as np
 import optax
 import pytest
 
+from acmix_jax.config import default_config
 from acmix_jax.errors import UserError
 from acmix_jax.training import optim
-from configs import common
 
 
 @pytest.fixture
 def settings():
-    settings = common.get_config().optimizer
+    settings = default_config().optimizer
     settings.learning_rate, settings.warmup_epochs, settings.warmup_start = 0.4, 2.0, 0.25
     return settings
 
