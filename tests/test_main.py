@@ -1,10 +1,11 @@
-"""What a user sees who mistypes: one line that says what to change, and no traceback."""
+"""The command line: a user's mistake ends it with one line that says what to change, and no traceback."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from absl.testing import flagsaver
 
@@ -22,6 +23,20 @@ def run(*arguments):
     return process.returncode, process.stderr
 
 
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Runs the program in this process, which takes a tenth of the time."""
+
+    def command(*arguments):
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", ["main.py", *arguments, f"--workdir={tmp_path / 'run'}"])  # for config_flags
+        with flagsaver.flagsaver():
+            main.parse_flags(sys.argv)
+            main.main([])
+
+    return command
+
+
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of config_flags' own loader
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -30,7 +45,7 @@ def run(*arguments):
         ([DIGITS, "--config.batchsize=8"], 'unknown config field batchsize; did you mean "batch_size"'),
         ([DIGITS, "--config.optimizer.momentun=0"], 'unknown config field momentun; did you mean "momentum"'),
         ([DIGITS, "--config.batch_size=many"], "--config.batch_size=many"),
-        ([DIGITS, "--mode=trian"], "should be one of <train|eval|inspect|benchmark_input>"),
+        ([DIGITS, "--mode=trian"], "should be one of <train|eval|inspect|fold|benchmark_input>"),
         ([DIGITS, "--wrkdir=x"], "Did you mean: workdir"),
         ([], "--config=FILE is missing"),
         (["--mode=eval", "--config.batch_size=8"], "needs --config=FILE before it"),
@@ -59,20 +74,32 @@ def run(*arguments):
         ([DIGITS, "--config.dtype=float23"], "unknown dtype 'float23'; did you mean float32"),
         ([DIGITS, "--config.data.source=fashion_mnist", "--config.data.dir=nowhere"], "dataset-fashion-mnist"),
         ([DIGITS, "--mode=eval"], "'{run}' holds neither a run nor weights"),
+        (["--mode=fold"], "--mode=fold writes a folder of weights; set --out=DIR"),
+        (["--mode=fold", "--out=folded"], "'{run}' holds neither a run nor weights"),
     ],
 )
-def test_mistakes_end_with_one_line(arguments, message, tmp_path, monkeypatch):
-    """In this process, which is what takes the time; anything but SystemExit would be a traceback for the user."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["main.py", *arguments, f"--workdir={tmp_path / 'run'}"])  # for config_flags
-    with flagsaver.flagsaver(), pytest.raises(SystemExit) as stop:
-        main.parse_flags(sys.argv)
-        main.main([])
+def test_mistakes_end_with_one_line(command, arguments, message, tmp_path):
+    """Anything but SystemExit would be a traceback for the user."""
+    with pytest.raises(SystemExit) as stop:
+        command(*arguments)
     error = stop.value.code
     assert message.format(run=tmp_path / "run") in error
     assert error.startswith("error: ")
     assert "\n" not in error
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize("chosen", [None, "elsewhere"])
+def test_training_keeps_compiled_programs_unless_a_folder_is_chosen(command, chosen, tmp_path, monkeypatch):
+    monkeypatch.setattr("acmix_jax.training.loop.train", lambda *_: None)
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", chosen)
+        command(DIGITS)
+        assert jax.config.jax_compilation_cache_dir == (chosen or str(tmp_path / "compilation_cache"))
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_a_mistake_prints_that_line_alone(tmp_path):
