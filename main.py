@@ -1,14 +1,15 @@
-"""Trains, evaluates or inspects: `python main.py --config=configs/digits.py --workdir=DIR [--mode=MODE]`."""
+"""Trains, evaluates, inspects or folds: `python main.py --config=configs/digits.py --workdir=DIR [--mode=MODE]`."""
 
 import re
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+import jax
+from absl import app, flags
 from ml_collections import config_flags
 
 from acmix_jax.config import FIELDS, check_config, expand_path, expand_paths
-from acmix_jax.errors import UserError, check_choice
+from acmix_jax.errors import UserError, check_choice, one_line_errors
 
 
 class _Path(flags.ArgumentParser):
@@ -17,34 +18,38 @@ class _Path(flags.ArgumentParser):
 
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/digits.py.", lock_config=True)
-WORKDIR = flags.DEFINE(_Path(), "workdir", None, "Folder of the run; a run that is in it continues.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "inspect", "benchmark_input"], "What to do.")
-CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "To evaluate or inspect: latest, best or a step.")
+WORKDIR = flags.DEFINE(_Path(), "workdir", None, "Folder of the run; a run in it resumes.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "inspect", "fold", "benchmark_input"], "What to do.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "To evaluate, inspect or fold: latest, best or a step.")
+OUT = flags.DEFINE(_Path(), "out", None, "Folder for the weights of --mode=fold.")
 
 
 def main(_) -> None:
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
-    config, folder = CONFIG.value, Path(WORKDIR.value or "").absolute()
-    try:  # imported late, so that a mistake in the flags is told at once
-        from acmix_jax.analysis.inspection import inspect_checkpoint as inspect
-        from acmix_jax.benchmark import input as benchmark_input
+    config, folder, which = CONFIG.value, Path(WORKDIR.value or "").absolute(), CHECKPOINT.value
+    with one_line_errors():
+        # Imported late, so that a mistake in the flags is reported at once.
+        from acmix_jax.analysis.inspection import inspect_checkpoint
+        from acmix_jax.benchmark.input import benchmark_input
         from acmix_jax.devices import processes
-        from acmix_jax.run import workdir
-        from acmix_jax.training import evaluate
-        from acmix_jax.training import loop as train
+        from acmix_jax.run.workdir import config_to_look_with
+        from acmix_jax.training import loop
+        from acmix_jax.training.evaluate import evaluate_checkpoint
+        from acmix_jax.weights.stored import fold_checkpoint
 
         processes.connect(config.distributed if config else None)
         if MODE.value == "train":
-            train.train(config, folder)
+            if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR is not set
+                jax.config.update("jax_compilation_cache_dir", str(folder.parent / "compilation_cache"))
+            loop.train(config, folder)
         elif MODE.value == "benchmark_input":
-            print(benchmark_input.benchmark_input(config))
+            print(benchmark_input(config))
+        elif MODE.value == "fold":
+            if not OUT.value:
+                raise UserError("--mode=fold writes a folder of weights; set --out=DIR")
+            print(fold_checkpoint(folder, which, Path(OUT.value).absolute()))
         else:
-            look = evaluate.evaluate_checkpoint if MODE.value == "eval" else inspect
-            print(look(workdir.config_to_look_with(folder, config), folder, CHECKPOINT.value))
-    except KeyboardInterrupt:  # before there was anything to save
-        sys.exit(130)
-    except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
+            look = evaluate_checkpoint if MODE.value == "eval" else inspect_checkpoint
+            print(look(config_to_look_with(folder, config), folder, which))
 
 
 def parse_flags(arguments: list[str]) -> list[str]:

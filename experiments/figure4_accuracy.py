@@ -23,6 +23,7 @@ from acmix_jax.errors import UserError
 from acmix_jax.run import workdir
 from acmix_jax.run.metrics import read_metrics
 from experiments import results
+from experiments.seeds import apart_from_seed
 
 ACCURACY = {  # top-1 on ImageNet; ACmix: README of the released code. Plain: papers and READMEs of SAN, PVT and Swin
     "ResNet": {
@@ -82,7 +83,7 @@ def measured_rows(folders: list[Path]) -> list[dict[str, Any]]:
     """
     rows, groups = [], []
     for folder in folders:
-        facts = workdir.describe(folder)
+        facts = workdir.read_facts(folder)
         config, images = facts.get("config", {}), workdir.environment_of(folder).get("training_images", 0)
         total = max(1, round(config["num_epochs"] * images / config["batch_size"])) if config else 0
         found = [row["eval_top1"] for row in read_metrics(folder) if "eval_top1" in row and row["step"] >= total]
@@ -93,7 +94,7 @@ def measured_rows(folders: list[Path]) -> list[dict[str, Any]]:
         fields = config["acmix"] if facts["model"].startswith("acmix_") else {}
         fields = {name: value for name, value in fields.items() if value is not None and not name.endswith("_form")}
         cost = complexity(facts["model"], data["image_size"] or size, facts["num_classes"], channels, **fields)
-        if (group := workdir.apart_from_seed(config)) not in groups:
+        if (group := apart_from_seed(config)) not in groups:
             groups.append(group)
         panel = " ".join(filter(None, [data["source"], Path(data["dir"]).name * (data["source"] not in _GREY)]))
         rows.append({

@@ -29,9 +29,10 @@ from acmix_jax.data import pipeline
 from acmix_jax.data.photos import DamagedImage, Photo
 from acmix_jax.errors import UserError
 from acmix_jax.run import workdir
-from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.tasks import create_task
+from acmix_jax.weights.stored import read_trainable
 from experiments import results
+from experiments.seeds import apart_from_seed
 
 
 class Run(NamedTuple):
@@ -54,18 +55,15 @@ def read(folder: Path, images: int, photo: Photo | None) -> Run:
     Raises:
       UserError: no run, no checkpoint, or no ACmix layer; or the photograph is damaged.
     """
-    facts = workdir.describe(folder)
+    facts = workdir.read_facts(folder)
     config = facts.get("config", {})
-    with Checkpoints(folder / "checkpoints", best="", read_only=True) as checkpoints:
-        step, variables = checkpoints.read_variables("latest")
+    step, variables = read_trainable(folder)
     layers = alpha_beta.read(variables["params"])
-    if facts.get("folded"):
-        raise UserError(f"{folder} holds folded weights, without alpha and beta; use the run that they were made from")
     if not layers:
         raise UserError(
             f"{folder} is a run of {facts['model']}, which has no ACmix layer; use runs of acmix_* with both paths"
         )
-    group = (step, workdir.apart_from_seed(config)) if config else folder
+    group = (step, apart_from_seed(config)) if config else folder
     title = " on ".join([facts["model"], *([config["data"]["source"]] if config else [])])
     try:
         measured = _measure(ml_collections.ConfigDict(config), variables, images, photo) if config else ({}, {}, None)

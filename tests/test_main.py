@@ -1,10 +1,11 @@
-"""What a user sees who mistypes: one line that says what to change, and no traceback."""
+"""The command line: a user's mistake ends it with one line that says what to change, and no traceback."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from absl.testing import flagsaver
 
@@ -23,6 +24,20 @@ def run(*arguments):
     return process.returncode, process.stderr
 
 
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Runs the program in this process, which takes a tenth of the time."""
+
+    def command(*arguments):
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", ["main.py", *arguments, f"--workdir={tmp_path / 'run'}"])  # for config_flags
+        with flagsaver.flagsaver():
+            main.parse_flags(sys.argv)
+            main.main([])
+
+    return command
+
+
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of config_flags' own loader
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -38,7 +53,7 @@ def run(*arguments):
         ([DIGITS, "--config.data.mean=0.5,0.5,0.5"], "has 3 values, but the images have 1 channels"),
         ([DIGITS, "--config.drop_path=much"], "--config.drop_path=much is not valid; use a number from 0 to 1"),
         ([DIGITS, "--config.data.dir=$NO_SUCH_NAME"], "$NO_SUCH_NAME names a user or a variable that does not exist"),
-        ([DIGITS, "--mode=trian"], "should be one of <train|eval|inspect|benchmark_input>"),
+        ([DIGITS, "--mode=trian"], "should be one of <train|eval|inspect|fold|benchmark_input>"),
         ([DIGITS, "--wrkdir=x"], "Did you mean: workdir"),
         ([], "--config=FILE is missing"),
         (["--mode=eval", "--config.batch_size=8"], "needs --config=FILE before it"),
@@ -76,15 +91,14 @@ def run(*arguments):
         ([DIGITS, "--config.dtype=float23"], "--config.dtype=float23 is not valid; use float32 or bfloat16"),
         ([DIGITS, "--config.data.source=fashion_mnist", "--config.data.dir=nowhere"], "dataset-fashion-mnist"),
         ([DIGITS, "--mode=eval"], "'{run}' holds neither a run nor weights"),
+        (["--mode=fold"], "--mode=fold writes a folder of weights; set --out=DIR"),
+        (["--mode=fold", "--out=folded"], "'{run}' holds neither a run nor weights"),
     ],
 )
-def test_mistakes_end_with_one_line(arguments, message, tmp_path, monkeypatch):
-    """In this process, which is what takes the time; anything but SystemExit would be a traceback for the user."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["main.py", *arguments, f"--workdir={tmp_path / 'run'}"])  # for config_flags
-    with flagsaver.flagsaver(), pytest.raises(SystemExit) as stop:
-        main.parse_flags(sys.argv)
-        main.main([])
+def test_mistakes_end_with_one_line(command, arguments, message, tmp_path):
+    """Anything but SystemExit would be a traceback for the user."""
+    with pytest.raises(SystemExit) as stop:
+        command(*arguments)
     error = stop.value.code
     assert message.format(run=tmp_path / "run") in error
     assert error.startswith("error: ")
@@ -119,6 +133,19 @@ def test_a_field_is_set(flag, value, monkeypatch):
         main.parse_flags(arguments)
         assert flatten(main.CONFIG.value.to_dict())[flag.partition("=")[0]] == value
         assert main.WORKDIR.value == "/home/me/run"
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize("chosen", [None, "elsewhere"])
+def test_training_keeps_compiled_programs_unless_a_folder_is_chosen(command, chosen, tmp_path, monkeypatch):
+    monkeypatch.setattr("acmix_jax.training.loop.train", lambda *_: None)
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", chosen)
+        command(DIGITS)
+        assert jax.config.jax_compilation_cache_dir == (chosen or str(tmp_path / "compilation_cache"))
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_a_mistake_prints_that_line_alone(tmp_path):

@@ -17,7 +17,6 @@ else is the rest, also the linear map after the attention (Swin, PVT), alpha and
 import argparse
 import csv
 import math
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from acmix_jax.errors import UserError, check_choice
+from acmix_jax.errors import UserError, check_choice, one_line_errors
 from acmix_jax.models import FAMILIES, create_model, list_models, parse_name
 from acmix_jax.weights.names import PART_OF
 
@@ -159,7 +158,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224, help="height and width in pixels")
     parser.add_argument("--csv", type=Path, help="file for the exact numbers")
     arguments = parser.parse_args()
-    try:
+    with one_line_errors():
         names = list_models("*" if arguments.model == "all" else arguments.model)
         if not names:
             check_choice("model", arguments.model, list_models())
@@ -171,8 +170,6 @@ def main() -> None:
                 writer = csv.DictWriter(file, rows[0])
                 writer.writeheader()
                 writer.writerows(rows)
-    except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 def _print_rows(names: list[str], image_size: int) -> Iterator[dict[str, Any]]:

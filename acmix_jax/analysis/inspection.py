@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from acmix_jax.analysis import alpha_beta, curves
-from acmix_jax.run.checkpoint import Checkpoints
+from acmix_jax.weights.stored import read_trainable
 
 
 def inspect_checkpoint(config, folder: Path, which: str) -> str:
@@ -17,8 +17,7 @@ def inspect_checkpoint(config, folder: Path, which: str) -> str:
     Raises:
       UserError: no such checkpoint.
     """
-    with Checkpoints(folder / "checkpoints", config.best_metric, read_only=True) as checkpoints:
-        step, variables = checkpoints.read_variables(which)
+    step, variables = read_trainable(folder, which, config.best_metric)
     title = f"{config.model} on {config.data.source}"
     written = [curves.write(title, folder)]
     layers = alpha_beta.read(variables["params"])

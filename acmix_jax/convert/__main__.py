@@ -12,21 +12,20 @@ Needs PyTorch: pip install torch.
 import argparse
 import hashlib
 import re
-import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 
 from acmix_jax.config import local_path
 from acmix_jax.convert.state_dict import batches_tracked, from_torch, to_torch
-from acmix_jax.errors import UserError
+from acmix_jax.errors import UserError, one_line_errors
 from acmix_jax.models import parse_name
 from acmix_jax.run import workdir
 from acmix_jax.run.checkpoint import Checkpoints
+from acmix_jax.weights.stored import read_trainable
 
 
 def import_weights(model: str, file: Path, folder: Path) -> str:
@@ -44,9 +43,9 @@ def import_weights(model: str, file: Path, folder: Path) -> str:
         "file": file.name,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
     }
-    with Checkpoints(folder / "checkpoints", best="") as checkpoints:
+    with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save_variables(batches_tracked(state_dict), variables)
-    workdir.describe_weights(folder, facts)
+    workdir.write_facts(folder, facts)
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     return f"{model}: {count:,} parameters, {facts['num_classes']} classes, written to {folder}"
 
@@ -60,8 +59,7 @@ def export_weights(model: str, folder: Path, file: Path) -> str:
     torch = _torch()
     if (found := workdir.model_of(folder)) != model:
         raise UserError(f"{folder} holds weights of {found}; set --model={found}")
-    with Checkpoints(folder / "checkpoints", best="", read_only=True) as checkpoints:
-        step, variables = checkpoints.read_variables("latest")
+    step, variables = read_trainable(folder)
     tensors = {key: torch.from_numpy(np.array(value)) for key, value in to_torch(model, variables, step).items()}
     try:
         torch.save({"state_dict": tensors}, file)
@@ -81,7 +79,7 @@ def _load(file: Path) -> Any:
         raise UserError(f"cannot read {file} ({error.strerror})") from error
     except Exception as error:  # PyTorch raises many types for files that it cannot read
         foreign = re.search(r"GLOBAL (\S+)", str(error))
-        reason = "it is damaged or of another kind"
+        reason = "it is corrupt or of another kind"
         if foreign:
             reason = f"it holds a {foreign[1]}, too; if you trust it, load it in PyTorch and save its state dict alone"
         raise UserError(f"{file} is not a PyTorch file of weights only: {reason}") from error
@@ -96,19 +94,16 @@ def _torch():
 
 
 def main() -> None:
-    """Reads the flags; a mistake in them ends the program with one line."""
+    """Converts what the arguments name; a mistake in them ends the program with one line."""
     parser = argparse.ArgumentParser(prog="acmix_jax.convert", description=__doc__.partition("\n")[0])
     parser.add_argument("--model", required=True, help="name of the model, see acmix_jax.list_models()")
     parser.add_argument("--checkpoint", required=True, type=local_path, help="PyTorch file or folder with a checkpoint")
     parser.add_argument("--out", required=True, type=local_path, help="folder, or PyTorch file, to write")
-    flags = parser.parse_args()
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
-    try:
-        parse_name(flags.model)
-        convert = export_weights if flags.checkpoint.is_dir() else import_weights
-        print(convert(flags.model, flags.checkpoint, flags.out))
-    except (UserError, PermissionError) as error:
-        sys.exit(f"error: {error}")
+    arguments = parser.parse_args()
+    with one_line_errors():
+        parse_name(arguments.model)
+        convert = export_weights if arguments.checkpoint.is_dir() else import_weights
+        print(convert(arguments.model, arguments.checkpoint, arguments.out))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Encoded photographs (JPEG, PNG, ...) to arrays: upright as their EXIF says, eight bits, RGB or grey.
+"""Encoded photographs (JPEG, PNG, ...) to arrays: rotated upright by their EXIF orientation, 8 bits, RGB or grey.
 
-simplejpeg decodes the usual JPEG, and of it no more than is asked for; Pillow everything else.
+simplejpeg (libjpeg-turbo) decodes upright RGB and grey JPEGs, Pillow everything else.
 """
 
 import io
@@ -13,37 +13,25 @@ from PIL import Image, ImageOps
 
 from acmix_jax.errors import UserError
 
-_BASELINE, _PROGRESSIVE, _EXIF = (0xC0, 0xC1), 0xC2, 0xE1  # markers in a JPEG
-_END = b"\xff\xd9"
-_ORIENTATION, _UPRIGHT, _FIRST_ON_ITS_SIDE = 0x0112, 1, 5
-_ROWS_BELOW = 16  # that the decoder smooths colours with
+_APP1 = b"\xff\xe1"  # marker of EXIF and XMP in a JPEG; never part of its compressed pixels
+_ORIENTATION, _UPRIGHT, _FIRST_ROTATED = 0x0112, 1, 5
 
 
 class Photo(NamedTuple):
-    """An image as it lies in a file."""
+    """An encoded image."""
 
     data: bytes
-    name: str  # for messages: where it comes from
-    channels: int = 3  # of the array to make of it; 1 is grey
+    name: str  # its origin, for error messages
+    channels: int = 3  # of the decoded array; 1 is grey
 
 
 class DamagedImage(UserError):
-    """An image that cannot be decoded as a whole; its message names it."""
-
-
-class _Header(NamedTuple):
-    """Of a JPEG."""
-
-    height: int
-    width: int
-    place: int  # of the height in the file
-    baseline: bool  # stored row after row
+    """An image that cannot be decoded completely; the message names it."""
 
 
 def size(photo: Photo) -> tuple[int, int]:
     """Height and width, from the header alone; raises DamagedImage."""
-    header = _header(photo)
-    return header[:2] if header else _with_pillow(photo, _upright_size)
+    return _jpeg_size(photo) or _with_pillow(photo, _upright_size)
 
 
 def decode(photo: Photo, part: tuple[int, int, int, int] | None = None, shrink: int = 1) -> np.ndarray:
@@ -51,14 +39,14 @@ def decode(photo: Photo, part: tuple[int, int, int, int] | None = None, shrink: 
 
     Args:
       photo: any format that Pillow reads; transparency is dropped, 16 bits become 8.
-      part: top, left, bottom, right.
-      shrink: 1, 2, 4 or 8, what both sides of a JPEG are divided by (rounded up), which takes less time.
+      part: top, left, bottom, right, in pixels of the whole image.
+      shrink: 1, 2, 4 or 8; divides both sides of a JPEG (rounded up), which makes decoding faster.
 
     Raises:
-      DamagedImage: it ends too early, or is no image.
+      DamagedImage: the file ends too early, or is no image.
     """
-    header = _header(photo)
-    image = _decode_jpeg(photo, header, part, shrink) if header else None
+    jpeg_size = _jpeg_size(photo)
+    image = _decode_jpeg(photo, jpeg_size, shrink) if jpeg_size else None
     if image is None:
         image, shrink = _with_pillow(photo, lambda image: _pixels(image, photo.channels, shrink))
     if part:
@@ -67,38 +55,28 @@ def decode(photo: Photo, part: tuple[int, int, int, int] | None = None, shrink: 
     return image
 
 
-def _header(photo):
-    """None for other formats, and for JPEGs that are not upright or have other colours than RGB and grey."""
-    data, place = photo.data, 2
-    while data.startswith(b"\xff\xd8\xff") and place + 9 < len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
-        if marker == _EXIF and _with_pillow(photo, _orientation) != _UPRIGHT:
-            return None
-        if marker in (*_BASELINE, _PROGRESSIVE):  # after it: two bytes of length, one of precision
-            height, width = (int.from_bytes(data[place + i : place + i + 2]) for i in (5, 7))
-            usual = height and data[place + 9] in (1, 3)
-            return _Header(height, width, place + 5, marker in _BASELINE) if usual else None
-        place += 2 + int.from_bytes(data[place + 2 : place + 4])
-    return None
+def _jpeg_size(photo):
+    """Height and width of an upright RGB or grey JPEG; None for every other file."""
+    try:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(photo.data)
+    except ValueError:
+        return None
+    is_rotated = _APP1 in photo.data and _with_pillow(photo, _orientation) != _UPRIGHT
+    return None if is_rotated or colors not in ("YCbCr", "RGB", "Gray") else (height, width)
 
 
-def _decode_jpeg(photo, header, part, shrink):
-    """All columns of at least the rows of a part; None if anything about the file is odd."""
-    data, height = photo.data, header.height
-    partial = part and header.baseline and _END in data[-1024:]
-    if partial:  # a file that says to have fewer rows; those below need not be decoded
-        height = min(height, part[2] + _ROWS_BELOW)
-        data = data[: header.place] + height.to_bytes(2) + data[header.place + 2 :]
-    smallest = {"min_height": -(-height // shrink), "min_width": -(-header.width // shrink)} if shrink > 1 else {}
+def _decode_jpeg(photo, full_size, shrink):
+    """The whole image; None if libjpeg warns of anything."""
+    height, width = (-(-side // shrink) if shrink > 1 else 0 for side in full_size)  # 0: full size
     try:
         colors = "GRAY" if photo.channels == 1 else "RGB"
-        return simplejpeg.decode_jpeg(data, colors, strict=not partial, **smallest)  # it warns of the rows below
+        return simplejpeg.decode_jpeg(photo.data, colors, min_height=height, min_width=width, strict=True)
     except ValueError:
         return None
 
 
 def _pixels(image, channels, shrink):
-    """A Pillow image as an array, and what its sides were divided by: 1 if it is no JPEG."""
+    """Array of a Pillow image, and the factor that divided its sides: 1 unless it is a JPEG."""
     whole = image.width
     image.draft(None, (image.width // shrink, image.height // shrink))
     shrunk = round(whole / image.width)
@@ -106,7 +84,7 @@ def _pixels(image, channels, shrink):
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P":
-        image = image.convert("RGBA")  # Pillow warns of what is lost if it becomes RGB at once
+        image = image.convert("RGBA")  # Pillow warns of lost transparency if it becomes RGB directly
     image = image.convert("L" if channels == 1 else "RGB")
     return np.asarray(image).reshape(image.height, image.width, channels), shrunk
 
@@ -116,7 +94,7 @@ def _orientation(image):
 
 
 def _upright_size(image):
-    return image.size if _orientation(image) >= _FIRST_ON_ITS_SIDE else image.size[::-1]
+    return image.size if _orientation(image) >= _FIRST_ROTATED else image.size[::-1]
 
 
 def _with_pillow(photo: Photo, action: Callable[[Image.Image], Any]) -> Any:
@@ -125,7 +103,7 @@ def _with_pillow(photo: Photo, action: Callable[[Image.Image], Any]) -> Any:
     try:
         with Image.open(io.BytesIO(photo.data)) as image:
             return action(image)
-    except Exception as error:  # its formats raise many types for what they cannot read
+    except Exception as error:  # Pillow's formats raise many types for files that they cannot read
         reason = "it ends too early" if "truncated" in str(error) else "it is no image"
         raise _damaged(photo, reason) from error
 

@@ -21,7 +21,7 @@ from acmix_jax.config import local_path
 from acmix_jax.data import photos
 from acmix_jax.data.array_records import CONTENTS, count_records, shard_path, to_record
 from acmix_jax.data.folder import FolderSource
-from acmix_jax.errors import UserError
+from acmix_jax.errors import UserError, one_line_errors
 from acmix_jax.run.progress import Progress
 
 PLAN = "plan.json"  # what the shards in a folder are made of, so that nothing else is mixed with them
@@ -118,22 +118,21 @@ def _replace(path, text):
 
 
 def main() -> None:
-    """Reads the flags; a mistake in them ends the program with one line."""
+    """Prepares the folder that the arguments name; a mistake in them ends the program with one line."""
     parser = argparse.ArgumentParser(prog="acmix_jax.data.prepare", description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", required=True, type=local_path, help="with train/<class>/*.jpg, val/<class>/*.jpg")
     parser.add_argument("--out", required=True, type=local_path, help="folder to write")
     parser.add_argument("--images-per-shard", type=int, default=1024)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--skip-damaged", action="store_true", help="leave damaged images out")
-    flags = parser.parse_args()
-    if min(flags.images_per_shard, flags.threads) < 1:
-        sys.exit("error: --images-per-shard and --threads are at least 1")
-    try:
-        print(prepare(flags.folder, flags.out, flags.images_per_shard, flags.threads, flags.skip_damaged))
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command continues")
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    arguments = parser.parse_args()
+    with one_line_errors():
+        if min(arguments.images_per_shard, arguments.threads) < 1:
+            raise UserError("--images-per-shard and --threads must be at least 1")
+        try:
+            print(prepare(**vars(arguments)))
+        except KeyboardInterrupt:
+            sys.exit("stopped; the same command continues")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Several processes that train together, one for each host of a pod or each machine of a cluster."""
+"""Training in several processes, one per host of a pod or machine of a cluster."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,30 +9,30 @@ from jax.experimental import multihost_utils
 
 from acmix_jax.errors import UserError
 
-HEARTBEAT_SECONDS = 60  # after this long without a sign of life from one process, the others end with a message
-SHUTDOWN_SECONDS = 20  # that a process which ends with an error waits for the others, before it ends alone
+HEARTBEAT_SECONDS = 60  # a process silent for this long ends the others with an error
+SHUTDOWN_SECONDS = 20  # a process that ends with an error waits this long for the others
 
 
 def connect(config: Any | None) -> None:
-    """Joins the other processes, before anything else uses JAX; alone without a config or with an empty coordinator.
+    """Joins the other processes; call it before JAX is used. Does nothing without a config or a coordinator.
 
     Args:
-      config: coordinator ("auto" where JAX finds out by itself, as on TPU pods and under SLURM, else HOST:PORT),
-        num_processes and process_id.
+      config: with fields coordinator ("auto" where JAX detects the cluster, as on TPU pods and under SLURM, else
+        HOST:PORT), num_processes and process_id.
 
     Raises:
-      UserError: the coordinator cannot be reached, or JAX does not find out.
+      UserError: the coordinator cannot be reached, or JAX does not detect the cluster.
     """
     if not (config and config.coordinator):
         return
-    place = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "shutdown_timeout_seconds": SHUTDOWN_SECONDS}
+    arguments = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "shutdown_timeout_seconds": SHUTDOWN_SECONDS}
     if config.coordinator != "auto":
-        place |= {
+        arguments |= {
             "coordinator_address": config.coordinator, "num_processes": config.num_processes,
             "process_id": config.process_id,
         }  # fmt: skip
     try:
-        jax.distributed.initialize(**place)
+        jax.distributed.initialize(**arguments)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
@@ -42,20 +42,22 @@ def connect(config: Any | None) -> None:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and reports."""
+    """True in the process that writes files and reports."""
     return jax.process_index() == 0
 
 
-def any_of(is_so: bool) -> bool:
-    """Whether it is so in any process; all of them must ask."""
-    return bool(np.any(multihost_utils.process_allgather(np.int32(is_so)))) if jax.process_count() > 1 else is_so
+def any_of(condition: bool) -> bool:
+    """True if `condition` is true in any process; all processes must call it."""
+    if jax.process_count() == 1:
+        return condition
+    return bool(np.any(multihost_utils.process_allgather(np.int32(condition))))
 
 
 def first_does(action: Callable[[], Any]) -> None:
-    """Runs `action` in the first process while the others wait for it.
+    """Runs `action` in the first process; the others wait until it is done.
 
     Raises:
-      UserError: in all processes, if it raised one in the first.
+      UserError: in all processes, if `action` raised one in the first.
     """
     error = None
     if is_first():
@@ -66,6 +68,6 @@ def first_does(action: Callable[[], Any]) -> None:
     if jax.process_count() > 1:
         failed = multihost_utils.broadcast_one_to_all(np.int32(error is not None))
         if failed and error is None:
-            raise UserError("the first process ended with an error, which it prints")
+            raise UserError("the first process ended with an error, see its output")
     if error is not None:
         raise error

@@ -1,7 +1,7 @@
-"""Where arrays live: one mesh with the axes ("data", "fsdp"); nobody else builds a mesh or a sharding.
+"""Sharding of arrays over devices: one mesh with the axes ("data", "fsdp"), the only one in this package.
 
-The batch is split over all devices. Along "fsdp", parameters and what the optimizer keeps of them are split too, each
-device holding a part of every large array (Zhao et al., "PyTorch FSDP", 2023; ZeRO stage 3).
+The batch is split over all devices. Along "fsdp", large parameters and optimizer states are split, too: each device
+holds a part of every large array (Zhao et al., "PyTorch FSDP", 2023; ZeRO stage 3).
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from acmix_jax.errors import UserError
 
-_SMALLEST_SPLIT = 1024  # numbers in an array; splitting smaller ones costs more than it saves
+_SMALLEST_SPLIT = 1024  # elements; splitting smaller arrays costs more than it saves
 
 
 def make_mesh(batch_size: int, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All devices (or those given), `fsdp` of them along "fsdp", the others along "data".
+    """Mesh of all devices (or of `devices`): `fsdp` along "fsdp", the rest along "data".
 
     Raises:
       UserError: the global batch does not divide over the devices, or `fsdp` does not divide their number.
@@ -31,17 +31,17 @@ def make_mesh(batch_size: int, fsdp: int = 1, devices: Sequence[jax.Device] | No
             f"batch_size={batch_size} is not divisible by the {count} devices; "
             f"set --config.batch_size={down or up}" + (f" or {up}" if down else "")
         )
-    axes = {"axis_types": (AxisType.Auto,) * 2, "devices": devices}
-    return jax.make_mesh((count // fsdp, fsdp), ("data", "fsdp"), **axes)
+    shape, types = (count // fsdp, fsdp), (AxisType.Auto,) * 2
+    return jax.make_mesh(shape, ("data", "fsdp"), axis_types=types, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A copy on every device."""
+    """Sharding of an array with a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split_large(shapes: Any, mesh: Mesh) -> Any:
-    """The sharding of each array of a state: large ones split over "fsdp", along the longest axis that divides."""
+    """Sharding of each array: large ones are split over "fsdp" along the longest axis that `fsdp` divides."""
     parts = mesh.shape["fsdp"]
 
     def sharding_of(leaf):
@@ -55,19 +55,19 @@ def split_large(shapes: Any, mesh: Mesh) -> Any:
 
 
 def with_sharding(shapes: Any, sharding: Any) -> Any:
-    """The same shapes, with the sharding (one, or one for each leaf) that arrays of them shall have."""
+    """The same shapes with a sharding: one for all leaves, or one for each."""
     if isinstance(sharding, NamedSharding):
         sharding = jax.tree.map(lambda _: sharding, shapes)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, sharding)
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's share of a batch (NumPy, batch axis first) to global arrays, split over all devices."""
+    """Global arrays, split over all devices, from this process's rows of a batch (NumPy, batch axis first)."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(_over_devices(mesh), x), batch)
 
 
 def batch_shapes(example: Any, batch_size: int, mesh: Mesh) -> Any:
-    """The shapes that `put_batch` gives for a global batch of rows like those of `example`."""
+    """Shapes and shardings of the result of `put_batch`, for `batch_size` rows like those of `example`."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), example)
     return with_sharding(shapes, _over_devices(mesh))
 

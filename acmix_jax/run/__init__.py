@@ -1,1 +1,1 @@
-"""The life of a run outside the arithmetic: its folder, checkpoints, metrics, progress, signals and environment."""
+"""Everything about a run except its computation: folder, checkpoints, metrics, progress, signals and environment."""

@@ -1,4 +1,4 @@
-"""What a run ran on, for its records."""
+"""Provenance of a run: command, versions, commit, devices and machine."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 def describe() -> dict[str, Any]:
-    """The command, versions of the packages that compute, the commit of this code ("" in no git), and the devices."""
+    """Command, package versions, commit of this code ("" outside git), devices, machine, number of processes."""
     here = Path(__file__).parent
     try:
         git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
@@ -34,7 +34,7 @@ def describe() -> dict[str, Any]:
 
 
 def machine() -> str:
-    """The processor's name, as far as the system tells it, and the number of its cores."""
+    """Model of the processor, or its architecture where the system names no model, and number of cores."""
     try:
         names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
@@ -47,16 +47,3 @@ def _is_installed(package):
         return bool(metadata.version(package))
     except metadata.PackageNotFoundError:
         return False
-
-
-def device_memory() -> dict[str, float]:
-    """The most memory in use so far on the first device of this process, in GiB; nothing where it is not known."""
-    statistics = jax.local_devices()[0].memory_stats() or {}
-    peak = statistics.get("peak_bytes_in_use")
-    return {} if peak is None else {"device_memory_gib": peak / 2**30}
-
-
-def cache_compilation(folder: Path) -> None:
-    """Keeps compiled programs in a folder, unless JAX is told to keep them somewhere (JAX_COMPILATION_CACHE_DIR)."""
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(folder))

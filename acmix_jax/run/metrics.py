@@ -1,4 +1,4 @@
-"""What a run writes on its way: metrics.jsonl, TensorBoard events and, if asked for, Weights & Biases."""
+"""Metrics of a run by step: metrics.jsonl, TensorBoard events and, optionally, Weights & Biases."""
 
 import hashlib
 import json
@@ -11,18 +11,17 @@ from acmix_jax.errors import UserError
 
 
 class StepLog:
-    """A file of one JSON object a line, each with "step"; what it has after `start_step` is dropped, as it will come
-    again.
+    """JSON-lines file of one object with "step" a line; lines after `start_step` are dropped, as they will come again.
 
     Args:
-      start_step: the step that training continues from.
+      start_step: the step that training resumes from.
     """
 
     def __init__(self, path: Path, start_step: int):
         kept = [row for row in _read(path) if row["step"] <= start_step]
-        rewritten = path.with_suffix(".tmp")
-        rewritten.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        rewritten.replace(path)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        temporary.replace(path)
         self._file = path.open("a")
 
     def write(self, step: int, values: dict[str, Any]) -> None:
@@ -43,12 +42,12 @@ class StepLog:
 
 
 class MetricsWriter:
-    """Appends scalars by step to all of them.
+    """Appends scalars by step to metrics.jsonl, to TensorBoard events and to Weights & Biases.
 
     Args:
-      workdir: TensorBoard reads the folder itself.
-      start_step: the step that training continues from.
-      config: of the run; its `wandb_project` names a project of Weights & Biases, or nothing.
+      workdir: also the log directory of TensorBoard.
+      start_step: the step that training resumes from.
+      config: of the run; its `wandb_project` is a project of Weights & Biases, or empty.
 
     Raises:
       UserError: the package wandb is missing.
@@ -77,7 +76,7 @@ class MetricsWriter:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl; without the half line that a run killed while writing leaves at the end."""
+    """Rows of metrics.jsonl, without an incomplete last line (of a run killed while writing)."""
     return _read(workdir / "metrics.jsonl")
 
 
@@ -87,7 +86,7 @@ def _read(path):
 
 
 def _start_wandb(workdir, config):
-    """The same run of Weights & Biases each time that this workdir is continued."""
+    """Starts the run of Weights & Biases that belongs to this workdir, or resumes it."""
     try:
         import wandb
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""A trace of some steps, which TensorBoard's profile tab and xprof open."""
+"""Profiler trace of some steps, for TensorBoard's profile tab or xprof."""
 
 import contextlib
 from pathlib import Path
@@ -8,14 +8,14 @@ import jax
 
 
 class Trace(contextlib.AbstractContextManager):
-    """Traces the steps "first:last" into a folder; none if that is empty."""
+    """Traces steps, such as "100:110", into a folder; none if `steps` is empty."""
 
     def __init__(self, folder: Path, steps: str):
         self._folder, self._running = folder, False
         self._first, self._after = (int(step) + i for i, step in enumerate(steps.split(":"))) if steps else (0, 0)
 
     def at(self, step: int, queued: Any) -> None:
-        """Starts or ends the trace before a step; `queued` are the results to wait for."""
+        """Starts or ends the trace before step `step`, once the results `queued` are computed."""
         if step in (self._first, self._after):
             jax.block_until_ready(queued)
             self.__exit__()

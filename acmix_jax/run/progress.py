@@ -1,4 +1,4 @@
-"""What a person watching a run sees: one line that renews itself on a terminal, plain lines in a log."""
+"""Progress on stderr: one line that is updated in place on a terminal, plain lines in a log."""
 
 import datetime
 import sys
@@ -6,9 +6,14 @@ import time
 
 
 class Progress:
-    """Reports a run of `total` steps that begins at step `start`; `batch_size` turns its rate into images/s.
+    """Reports the progress of a run.
 
-    `unit` is what a step is called.
+    Args:
+      total: number of steps.
+      start: step that the run starts from.
+      batch_size: images per step.
+      stream: written to; stderr by default.
+      unit: name of a step.
     """
 
     def __init__(self, total: int, start: int, batch_size: int, stream=None, unit: str = "step"):
@@ -18,14 +23,14 @@ class Progress:
         self._width = 0
 
     def rate(self, step: int) -> float:
-        """Images/s since the last call; call it after an evaluation too, to leave that time out."""
+        """Images/s since the last call; call it after an evaluation too, to exclude the time of that."""
         now = time.monotonic()
         rate = (step - self._last_step) * self._batch_size / max(now - self._last_time, 1e-9)
         self._last_step, self._last_time = step, now
         return rate
 
     def update(self, step: int, rate: float, text: str) -> None:
-        """Shows the step, `text`, the rate and the time that is left at this rate."""
+        """Shows the step, `text`, the rate in images/s, and the time left at this rate."""
         seconds = (self._total - step) * self._batch_size / max(rate, 1e-9)
         left = datetime.timedelta(seconds=round(seconds))
         line = f"{self._unit} {step}/{self._total}  {text}  {rate:,.0f} images/s  {left} left"
@@ -37,7 +42,7 @@ class Progress:
         self._stream.flush()
 
     def say(self, text: str) -> None:
-        """Writes a line that stays."""
+        """Writes a line that is not overwritten."""
         self._stream.write(("\n" if self._width else "") + text + "\n")
         self._stream.flush()
         self._width = 0

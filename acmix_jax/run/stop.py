@@ -1,4 +1,4 @@
-"""Notices that the run shall end early, so that the loop can save first."""
+"""Signals that ask a run to stop, so that the loop can save first."""
 
 import os
 import signal
@@ -8,22 +8,22 @@ from jax.experimental import multihost_utils
 
 
 class StopRequested(SystemExit):
-    """The run was asked to stop, has saved its state, and continues when started again; ends the program."""
+    """Ends the program after a signal; the state is saved, and the same command resumes the run."""
 
 
 class StopSignal:
-    """Catches SIGTERM and SIGINT while it is open; of several processes, one that gets either tells all through JAX."""
+    """Catches SIGTERM and SIGINT inside a `with` block; if one of several processes gets either, JAX tells all."""
 
     def __init__(self):
         self._signal = None
         self._previous = {}
 
     def __enter__(self) -> "StopSignal":
-        catchers = {signal.SIGTERM: self._catch, signal.SIGINT: self._catch}
-        if jax.distributed.is_initialized():  # it takes SIGTERM for a notice; a handler of ours would hide that
-            catchers = {signal.SIGINT: lambda *_: os.kill(os.getpid(), signal.SIGTERM)}
-        for number, catcher in catchers.items():
-            self._previous[number] = signal.signal(number, catcher)
+        handlers = {signal.SIGTERM: self._catch, signal.SIGINT: self._catch}
+        if jax.distributed.is_initialized():  # JAX treats SIGTERM as a preemption notice; keep its handler
+            handlers = {signal.SIGINT: lambda *_: os.kill(os.getpid(), signal.SIGTERM)}
+        for number, handler in handlers.items():
+            self._previous[number] = signal.signal(number, handler)
         return self
 
     def __exit__(self, *_) -> None:
@@ -31,13 +31,14 @@ class StopSignal:
             signal.signal(number, handler)
 
     def requested(self, step: int) -> bool:
+        """Whether to stop after `step`; the same in all processes, which must all call it."""
         if jax.distributed.is_initialized() and multihost_utils.reached_preemption_sync_point(step):
             self._signal = signal.SIGTERM
         return self._signal is not None
 
     @property
     def exit_code(self) -> int:
-        """The shell's code for a process that a signal ended: 143 for SIGTERM, 130 for Ctrl-C."""
+        """Exit code of a process ended by the signal: 143 for SIGTERM, 130 for SIGINT."""
         return 128 + self._signal
 
     def _catch(self, number, _):

@@ -44,7 +44,7 @@ def evaluate_checkpoint(config, folder: Path, which: str) -> str:
     source = pipeline.open_source(config.data, "test")
     task, evaluator = create_task(config, pipeline.eval_batches(source, config.data, config.batch_size))
     with Checkpoints(folder / "checkpoints", config.best_metric, read_only=True) as checkpoints, jax.set_mesh(mesh):
-        step, variables = checkpoints.read_variables(which, folded=True)
+        step, variables = checkpoints.read_variables(which)
         variables = jax.device_put(variables, sharding.replicated(mesh))
         try:
             evaluate(make_predict(task, evaluator.keys, mesh), variables, evaluator, mesh)

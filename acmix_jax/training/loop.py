@@ -14,7 +14,7 @@ from clu import parameter_overview
 from acmix_jax.analysis import alpha_beta
 from acmix_jax.config import check_config
 from acmix_jax.data import pipeline
-from acmix_jax.devices import processes, sharding
+from acmix_jax.devices import memory, processes, sharding
 from acmix_jax.errors import UserError
 from acmix_jax.run import environment, workdir
 from acmix_jax.run.checkpoint import Checkpoints
@@ -46,7 +46,6 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
       StopRequested: a signal ended the run early; its state is saved.
     """
     check_config(config)
-    environment.cache_compilation(folder.parent / "compilation_cache")
 
     # What to train, on what
     mesh = sharding.make_mesh(config.batch_size, config.fsdp, devices)
@@ -114,7 +113,7 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
                 continue
             scalars = _mean_metrics(pending, step) | alpha_beta.scalars(state.params)
             pending = []
-            scalars |= {"images_per_second": progress.rate(step), **environment.device_memory()}
+            scalars |= {"images_per_second": progress.rate(step), **memory.peak_gib()}
             progress.update(step, scalars["images_per_second"], f"loss {scalars['loss']:.4f}")
             evaluation = None
             if evaluating:

@@ -1,26 +1,20 @@
 """The form in which a trained network is used: what depends on the parameters alone is computed once.
 
-python -m acmix_jax.weights.fold --workdir=DIR --out=OTHER_DIR
-
 `fold` composes convolution paths to ordinary convolutions where that is faster, multiplies beta into them, and scales
 the layer before each BatchNorm so that a bias is all that is left of it. One factor stays in an ACmix layer, that of
 the attention: alpha times the scale of the BatchNorm after it. The same `model.apply(variables, images)` takes the
 result, in float32 with logits equal to 1e-5 of the largest; it can be saved and evaluated, but not trained (some of its
-parameters are constants now). OTHER_DIR serves `main.py --mode=eval --workdir=OTHER_DIR`.
+parameters are constants now). `main.py --mode=fold` folds a checkpoint.
 
 A norm that is not behind a linear layer stays: those in front of a block (SAN, Swin, PVT), and SAN's over a window.
 """
 
-import argparse
-import sys
-from pathlib import Path
 from typing import Any
 
 import flax
 import jax
 import numpy as np
 
-from acmix_jax.config import local_path
 from acmix_jax.errors import UserError
 from acmix_jax.layers.norm import BatchNorm
 from acmix_jax.ops import shift
@@ -98,49 +92,3 @@ def _fold_acmix(flat, path, scale, largest_composed):
     if not is_coarse:
         for unused in [place for place in flat if place[:-1] in ((*params, "fc"), (*params, "shift"))]:
             del flat[unused]
-
-
-def fold_checkpoint(source: Path, which: str, out: Path) -> str:
-    """Folds a checkpoint of the run, or of the converted weights, in `source` into the folder `out`; says what it did.
-
-    Args:
-      which: "latest", "best" or a step.
-
-    Raises:
-      UserError: no such checkpoint, it is folded already, or `out` cannot be written.
-    """
-    from acmix_jax.run import workdir
-    from acmix_jax.run.checkpoint import Checkpoints
-
-    facts = workdir.describe(source)
-    with Checkpoints(source / "checkpoints", facts.get("config", {}).get("best_metric", ""), read_only=True) as found:
-        step, variables = found.read_variables(which)
-    folded = fold(variables)
-    if "folded" not in folded:
-        raise UserError(f"there is nothing to fold in {facts['model']}: use the weights in {source} as they are")
-    workdir.check_unused(out)
-    with Checkpoints(out / "checkpoints", best="") as checkpoints:
-        checkpoints.save_variables(step, folded)
-    workdir.describe_weights(out, facts | {"folded": True})
-    before, after = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (variables, folded))
-    return f"{facts['model']} at step {step}: {before:,} numbers, folded to {after:,}, written to {out}"
-
-
-def main() -> None:
-    """Reads the flags; a mistake in them ends the program with one line."""
-    parser = argparse.ArgumentParser(prog="acmix_jax.weights.fold", description=__doc__.partition("\n")[0])
-    parser.add_argument("--workdir", required=True, type=local_path, help="folder of a run, or of converted weights")
-    parser.add_argument("--checkpoint", default="latest", help="latest, best or a step")
-    parser.add_argument("--out", required=True, type=local_path, help="folder to write")
-    flags = parser.parse_args()
-    from absl import logging
-
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
-    try:
-        print(fold_checkpoint(flags.workdir, flags.checkpoint, flags.out))
-    except (UserError, PermissionError) as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

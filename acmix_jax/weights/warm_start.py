@@ -13,7 +13,7 @@ import numpy as np
 
 from acmix_jax.errors import UserError
 from acmix_jax.run import workdir
-from acmix_jax.run.checkpoint import Checkpoints
+from acmix_jax.weights.stored import read_trainable
 
 Variables = dict[str, Any]
 
@@ -28,8 +28,7 @@ def read_into(fresh: Variables, folder: Path) -> tuple[Variables, str]:
       UserError: there is no checkpoint, it cannot be read, or it does not fit.
     """
     model = workdir.model_of(folder)
-    with Checkpoints(folder / "checkpoints", best="", read_only=True) as checkpoints:
-        step, variables = checkpoints.read_variables("latest")
+    step, variables = read_trainable(folder)
     try:
         merged, words = merge(fresh, variables)
     except UserError as error:

@@ -106,8 +106,8 @@ def test_a_checkpoint_is_continued_by_another_number_of_processes(alone, tmp_pat
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
 
-def test_a_notice_to_one_stops_both_with_their_state_saved(together, tmp_path):
-    """SIGINT becomes SIGTERM there, which JAX takes for a notice: this is all three."""
+def test_a_signal_to_one_saves_and_stops_both(together, tmp_path):
+    """SIGINT becomes SIGTERM there, JAX's preemption notice: this tests all three."""
     programs = start(tmp_path, 2)
     wait_for_checkpoint(5, tmp_path, programs)
     programs[1].send_signal(signal.SIGINT)
@@ -136,18 +136,18 @@ def test_an_error_in_one_ends_both(tmp_path):
     assert "error: a worker process of the input ended" in outputs[1]
 
 
-def test_a_damaged_checkpoint_is_set_aside_once(together, tmp_path):
+def test_a_corrupt_checkpoint_is_moved_aside_once(together, tmp_path):
     shutil.copytree(together, tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints" / str(STEPS) / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     first, _ = finish(start(tmp_path / "run", 2))
-    assert first.count(f"warning: checkpoint {STEPS} is damaged") == 1
+    assert first.count(f"warning: checkpoint {STEPS} is corrupt") == 1
     assert f"step {STEPS - 5} of {STEPS} done" in first
     assert checksum(tmp_path / "run") == checksum(together)
 
 
-def test_one_killed_and_both_started_again_end_as_if_nothing_had_happened(together, tmp_path):
+def test_after_one_is_killed_both_resume_to_the_same_result(together, tmp_path):
     programs = start(tmp_path, 2)
     wait_for_checkpoint(5, tmp_path, programs)
     programs[1].send_signal(signal.SIGKILL)

@@ -25,7 +25,7 @@ def make_run(folder, name, seed=0, source="digits", variables=None):
     config.model, config.seed, config.data.source = name, seed, source
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config.to_dict()))
-    with Checkpoints(folder / "checkpoints", best="") as checkpoints:
+    with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save_variables(7, variables)
     return str(folder)
 

@@ -31,8 +31,8 @@ def folder(tmp_path):
 
 def restore(folder):
     with Checkpoints(folder, best="top1") as checkpoints:
-        found = checkpoints.restore(SHAPES)
-    return int(found["step"]), float(found["params"]["kernel"][3, 4])
+        restored = checkpoints.restore(SHAPES)
+    return int(restored["step"]), float(restored["params"]["kernel"][3, 4])
 
 
 def test_keeps_the_newest_and_the_best(folder):
@@ -66,22 +66,22 @@ def values(folder):
     return [path for path in (folder / "state").rglob("*") if path.is_file() and path.parent.name == "d"]
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, lambda path: path.unlink()])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, damage, capsys):
+@pytest.mark.parametrize("corrupt", [truncate, flip_a_bit, lambda path: path.unlink()])
+def test_a_corrupt_checkpoint_gives_way_to_the_one_before(folder, corrupt, capsys):
     for path in values(folder / "5"):
-        damage(path)
+        corrupt(path)
     assert restore(folder) == (4, 4.0)
     warning = capsys.readouterr().err
-    assert "checkpoint 5 is damaged" in warning
-    assert "continuing from checkpoint 4" in warning
+    assert "checkpoint 5 is corrupt" in warning
+    assert "resuming from checkpoint 4" in warning
     assert warning.count("\n") == 1
     assert "Traceback" not in warning
-    assert [path.name[:20] for path in folder.parent.iterdir() if path != folder] == ["damaged_checkpoint_5"]
+    assert [path.name[:20] for path in folder.parent.iterdir() if path != folder] == ["corrupt_checkpoint_5"]
     assert restore(folder)[0] == 4
     assert capsys.readouterr().err == ""
 
 
-def test_wrong_values_are_noticed(folder, capsys, monkeypatch):
+def test_wrong_values_are_detected(folder, capsys, monkeypatch):
     """A checkpoint that reads without an error, but differs from what was saved."""
     monkeypatch.setattr("acmix_jax.run.checkpoint.checksum", lambda tree: checksum(tree) + (tree["step"] == 5))
     assert restore(folder) == (4, 4.0)
@@ -97,8 +97,8 @@ def test_nothing_is_moved_if_all_are_unreadable(folder):
     assert [path.name for path in folder.parent.iterdir()] == ["checkpoints"]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of writes that Orbax abandoned
-def test_a_full_disk_is_named_and_costs_no_earlier_checkpoint(folder):
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of writes that Orbax abandons
+def test_a_full_disk_is_reported_and_keeps_earlier_checkpoints(folder):
     noise = state(0) | {"params": {"kernel": jax.random.normal(jax.random.key(0), (40, 50))}}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
@@ -111,7 +111,7 @@ def test_a_full_disk_is_named_and_costs_no_earlier_checkpoint(folder):
     assert restore(folder) == (5, 5.0)
 
 
-def test_a_save_only_copies_and_the_rest_is_written_beside_the_training(tmp_path):
+def test_a_save_copies_and_writes_in_the_background(tmp_path):
     """128 MB; a save takes a sixth of what the writing takes, here it may be half."""
     large = {"params": {str(i): jax.random.normal(jax.random.key(i), (2**20,)) for i in range(32)}}
     with Checkpoints(tmp_path / "checkpoints", best="top1") as checkpoints:
@@ -125,7 +125,7 @@ def test_a_save_only_copies_and_the_rest_is_written_beside_the_training(tmp_path
     assert saved < (time.perf_counter() - begin) / 2
 
 
-def test_averaged_parameters_are_what_is_read(tmp_path):
+def test_averaged_parameters_are_read(tmp_path):
     averaging = {**state(1), "average": {"kernel": jnp.full((40, 50), 7.0)}}
     with Checkpoints(tmp_path / "checkpoints", best="top1") as checkpoints:
         checkpoints.save(1, averaging, None)
@@ -135,12 +135,12 @@ def test_averaged_parameters_are_what_is_read(tmp_path):
     np.testing.assert_array_equal(variables["params"]["kernel"], np.full((40, 50), 7.0))
 
 
-def test_no_checkpoint_is_no_state(tmp_path):
+def test_no_checkpoint_restores_nothing(tmp_path):
     with Checkpoints(tmp_path / "checkpoints", best="top1") as checkpoints:
         assert checkpoints.restore(SHAPES) is None
 
 
-def test_checksum_sees_every_bit_wherever_the_array_lives():
+def test_checksum_depends_on_every_bit_and_no_sharding():
     x = np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32)
     one = checksum({"a": jnp.asarray(x), "b": jnp.int32(1)})
     mesh = make_mesh(8)

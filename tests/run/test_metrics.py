@@ -10,7 +10,7 @@ from acmix_jax.run.metrics import MetricsWriter, StepLog, read_metrics
 from configs import digits
 
 
-def test_lines_after_the_resumed_step_and_half_lines_are_dropped(tmp_path):
+def test_lines_after_the_resumed_step_and_incomplete_lines_are_dropped(tmp_path):
     config = digits.get_config()
     with MetricsWriter(tmp_path, 0, config) as writer:
         for step in (1, 2, 3):
@@ -23,7 +23,7 @@ def test_lines_after_the_resumed_step_and_half_lines_are_dropped(tmp_path):
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 30.0}]
 
 
-def test_a_full_disk_is_named(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported(tmp_path, monkeypatch):
     def full(row):
         raise OSError(errno.ENOSPC, "No space left on device")
 

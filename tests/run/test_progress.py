@@ -16,7 +16,7 @@ def test_a_log_gets_plain_lines():
     assert stream.getvalue() == "step 20/100  loss 1.0  5 images/s  0:02:40 left\ndone\n"
 
 
-def test_a_terminal_gets_one_line_that_renews_itself():
+def test_a_terminal_gets_one_line_updated_in_place():
     stream = Terminal()
     progress = Progress(total=100, start=0, batch_size=10, stream=stream)
     progress.update(20, 0.001, "loss 10.0")

@@ -139,7 +139,7 @@ def test_a_folder_holds_one_config(finished):
 def test_a_run_keeps_its_images(finished, monkeypatch):
     config, folder, _ = finished
     monkeypatch.setattr("acmix_jax.data.arrays.ArraySource.__len__", lambda self: 1436)
-    with pytest.raises(UserError, match="began with 1,437 training images, now there are 1,436; bring them back"):
+    with pytest.raises(UserError, match="started with 1,437 training images, now there are 1,436; restore them"):
         train(config, folder, jax.devices()[:1])
 
 

@@ -145,7 +145,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(uninterrupted, tmp_pat
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     output = end(start(workdir))
-    assert f"warning: checkpoint {STEPS} is damaged" in output
+    assert f"warning: checkpoint {STEPS} is corrupt" in output
     assert f"step {STEPS - 10} of {STEPS} done" in output
     assert "Traceback" not in output
     assert result(workdir)[0] == result(uninterrupted)[0]

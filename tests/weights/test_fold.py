@@ -1,4 +1,4 @@
-"""A folded network computes what the trained one did, and is saved, evaluated and kept from training."""
+"""A folded network computes the same as the trained one, and cannot be trained."""
 
 import jax
 import numpy as np
@@ -6,9 +6,7 @@ import pytest
 
 import acmix_jax
 from acmix_jax.errors import UserError
-from acmix_jax.run import workdir
-from acmix_jax.run.checkpoint import Checkpoints
-from acmix_jax.weights.fold import fold, fold_checkpoint
+from acmix_jax.weights.fold import fold
 
 SIZES = {
     "acmix_resnet14_stem1": (9, 16),
@@ -84,16 +82,6 @@ def test_folded_variables_cannot_be_trained_or_folded_again():
         fold(folded)
 
 
-def test_plain_swin_has_nothing_to_fold(tmp_path):
-    _, _, variables = trained("swin_micro_patch2", (16, 16))
-    with Checkpoints(tmp_path / "run" / "checkpoints", best="") as checkpoints:
-        checkpoints.save_variables(0, variables)
-    workdir.describe_weights(tmp_path / "run", {"model": "swin_micro_patch2", "num_classes": 10})
-    with pytest.raises(UserError, match="nothing to fold in swin_micro_patch2"):
-        fold_checkpoint(tmp_path / "run", "latest", tmp_path / "folded")
-    assert not (tmp_path / "folded").exists()
-
-
 def test_a_layer_alone_is_folded_too():
     layer, x = acmix_jax.ACmix(8, kernel_size=5, stride=2), np.ones((1, 7, 6, 4), np.float32)
     variables = layer.init(jax.random.key(0), x)
@@ -101,21 +89,3 @@ def test_a_layer_alone_is_folded_too():
     assert sorted(folded["params"]) == ["attention", "qkv"]
     assert sorted(folded["folded"]) == ["bias_kernel", "kernel", "scale"]
     np.testing.assert_allclose(layer.apply(folded, x), layer.apply(variables, x), rtol=1e-5, atol=1e-6)
-
-
-def test_a_checkpoint_is_folded_into_a_folder_of_weights(tmp_path):
-    _, _, variables = trained("resnet14_stem1", (8, 8))
-    run, out = tmp_path / "run", tmp_path / "folded"
-    with Checkpoints(run / "checkpoints", best="") as checkpoints:
-        checkpoints.save_variables(7, variables)
-    workdir.describe_weights(run, {"model": "resnet14_stem1", "num_classes": 10})
-    assert "resnet14_stem1 at step 7" in fold_checkpoint(run, "latest", out)
-    assert workdir.describe(out) == {"model": "resnet14_stem1", "num_classes": 10, "folded": True}
-    with Checkpoints(out / "checkpoints", best="", read_only=True) as checkpoints:
-        step, found = checkpoints.read_variables("latest", folded=True)
-        with pytest.raises(UserError, match="folded weights, of use for --mode=eval alone"):
-            checkpoints.read_variables("latest")
-    assert step == 7
-    jax.tree.map(np.testing.assert_array_equal, found, jax.tree.map(np.asarray, fold(variables)))
-    with pytest.raises(UserError, match="holds a run or weights already; choose another --out"):
-        fold_checkpoint(run, "latest", out)

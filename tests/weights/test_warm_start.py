@@ -112,8 +112,8 @@ def test_a_run_starts_from_weights(config, tmp_path, capsys):
     """From a folder as acmix_jax.convert writes it; README's commands, which are tested too, start from a run."""
     _, trained = variables_of("swin_micro_patch2", 0, channels=1)
     workdir.check_unused(tmp_path / "plain")
-    workdir.describe_weights(tmp_path / "plain", {"model": "swin_micro_patch2", "num_classes": 10})
-    with Checkpoints(tmp_path / "plain" / "checkpoints", best="") as checkpoints:
+    workdir.write_facts(tmp_path / "plain", {"model": "swin_micro_patch2", "num_classes": 10})
+    with Checkpoints(tmp_path / "plain" / "checkpoints") as checkpoints:
         checkpoints.save_variables(0, trained)
     config.model, config.init_from = "acmix_swin_micro_patch2", str(tmp_path / "plain")
     config.num_epochs, config.log_every, config.optimizer.learning_rate = 2 * config.batch_size / 1437, 1, 1e-6
@@ -132,8 +132,8 @@ def test_folders_are_not_mixed_up(config, tmp_path):
         train(config, tmp_path / "run", jax.devices()[:1])
     assert not (tmp_path / "run").exists()
     workdir.check_unused(tmp_path / "weights")
-    workdir.describe_weights(tmp_path / "weights", {"model": "swin_micro_patch2", "num_classes": 10})
-    with pytest.raises(UserError, match="holds weights and no run; set --config.init_from="):
+    workdir.write_facts(tmp_path / "weights", {"model": "swin_micro_patch2", "num_classes": 10})
+    with pytest.raises(UserError, match="holds weights and no run; to train from them, set --config.init_from="):
         workdir.prepare(tmp_path / "weights", config, 0, {})
     look = partial(workdir.config_to_look_with, tmp_path / "weights")
     with pytest.raises(UserError, match="weights of swin_micro_patch2 with 10 classes and no config"):

@@ -1,0 +1,51 @@
+"""Trained weights in folders: of a run, or written by acmix_jax.convert or --mode=fold."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from acmix_jax.errors import UserError
+from acmix_jax.run import workdir
+from acmix_jax.run.checkpoint import Checkpoints
+from acmix_jax.weights.fold import fold
+
+
+def read_trainable(folder: Path, which: str = "latest", best: str | None = None) -> tuple[int, dict[str, Any]]:
+    """Step and variables of a checkpoint in `folder`, which are not folded; see `Checkpoints.read_variables`.
+
+    Args:
+      which: "latest", "best" or a step.
+      best: metric that marks the best checkpoint.
+
+    Raises:
+      UserError: no such checkpoint, it cannot be read, or it is folded.
+    """
+    with Checkpoints(folder / "checkpoints", best, read_only=True) as checkpoints:
+        step, variables = checkpoints.read_variables(which)
+    if "folded" in variables:
+        raise UserError(f"{folder} holds folded weights, which only --mode=eval can use; "
+                        "use the folder that they were folded from")  # fmt: skip
+    return step, variables
+
+
+def fold_checkpoint(folder: Path, which: str, out: Path) -> str:
+    """Folds a checkpoint in `folder` and writes it to `out`, a new folder of weights; returns a summary.
+
+    Args:
+      which: "latest", "best" or a step.
+
+    Raises:
+      UserError: no such checkpoint, it is folded already, it has nothing to fold, or `out` cannot be written.
+    """
+    facts = workdir.read_facts(folder)
+    step, variables = read_trainable(folder, which, facts.get("config", {}).get("best_metric"))
+    folded = fold(variables)
+    if "folded" not in folded:
+        raise UserError(f"there is nothing to fold in {facts['model']}: use the weights in {folder} as they are")
+    workdir.check_unused(out)
+    with Checkpoints(out / "checkpoints") as checkpoints:
+        checkpoints.save_variables(step, folded)
+    workdir.write_facts(out, facts | {"folded": True})
+    before, after = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (variables, folded))
+    return f"{facts['model']} at step {step}: {before:,} numbers, folded to {after:,}, written to {out}"

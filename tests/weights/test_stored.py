@@ -1,0 +1,54 @@
+import jax
+import numpy as np
+import pytest
+
+import acmix_jax
+from acmix_jax.errors import UserError
+from acmix_jax.run import workdir
+from acmix_jax.run.checkpoint import Checkpoints
+from acmix_jax.weights.fold import fold
+from acmix_jax.weights.stored import fold_checkpoint, read_trainable
+
+
+def write(name, step, folder):
+    """A folder with random weights of a network; returns them."""
+    model, rng = acmix_jax.create_model(name, num_classes=10), np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32))
+    variables = jax.tree.map(lambda x: rng.uniform(0.5, 1.0, x.shape).astype(np.float32), shapes)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save_variables(step, variables)
+    workdir.write_facts(folder, {"model": name, "num_classes": 10})
+    return variables
+
+
+def test_a_checkpoint_is_folded_into_a_folder_of_weights(tmp_path):
+    run, out = tmp_path / "run", tmp_path / "folded"
+    variables = write("resnet14_stem1", 7, run)
+    assert "resnet14_stem1 at step 7" in fold_checkpoint(run, "latest", out)
+    assert workdir.read_facts(out) == {"model": "resnet14_stem1", "num_classes": 10, "folded": True}
+    with Checkpoints(out / "checkpoints", read_only=True) as checkpoints:
+        step, saved = checkpoints.read_variables("latest")
+    assert step == 7
+    jax.tree.map(np.testing.assert_array_equal, saved, fold(variables))
+    with pytest.raises(UserError, match="holds a run or weights already; choose another --out"):
+        fold_checkpoint(run, "latest", out)
+
+
+def test_folded_weights_cannot_be_trained(tmp_path):
+    write("resnet14_stem1", 7, tmp_path / "run")
+    fold_checkpoint(tmp_path / "run", "latest", tmp_path / "folded")
+    with pytest.raises(UserError, match="folded weights, which only --mode=eval can use"):
+        read_trainable(tmp_path / "folded")
+
+
+def test_plain_swin_has_nothing_to_fold(tmp_path):
+    write("swin_micro_patch2", 0, tmp_path / "run")
+    with pytest.raises(UserError, match="nothing to fold in swin_micro_patch2"):
+        fold_checkpoint(tmp_path / "run", "latest", tmp_path / "folded")
+    assert not (tmp_path / "folded").exists()
+
+
+def test_weights_of_no_run_have_no_best_checkpoint(tmp_path):
+    write("swin_micro_patch2", 3, tmp_path)
+    with pytest.raises(UserError, match="no checkpoint 'best' in .*; it has 3"):
+        read_trainable(tmp_path, "best")
