@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import multiprocessing
 import os
@@ -38,6 +39,19 @@ def test_every_pass_has_every_example_once_in_a_new_order(settings):
     first, second = order[:10], order[10:]
     assert sorted(first) == sorted(second) == list(range(10))
     assert first != second
+
+
+def test_a_seed_keeps_its_order_and_its_augmentation(settings):
+    """Pinned, so that old runs resume with the batches that they would have seen."""
+    batches = itertools.islice(pipeline.train_batches(numbered(10), settings, batch_size=4, seed=7), 6)
+    assert [batch["index"].tolist() for batch in batches] == [
+        [8, 0, 7, 1], [3, 6, 2, 4], [5, 9, 9, 0], [8, 6, 7, 1], [3, 4, 2, 5], [1, 5, 3, 4],
+    ]  # fmt: skip
+    settings.repeats, settings.shift, settings.flip = 3, 2, True
+    batches = pipeline.train_batches(numbered(10), settings, batch_size=4, seed=7, start=2)
+    batches = list(itertools.islice(batches, 2))
+    assert [batch["index"].tolist() for batch in batches] == [[7, 1, 9, 9], [9, 0, 0, 0]]
+    assert hashlib.sha256(b"".join(b["image"].tobytes() for b in batches)).hexdigest().startswith("93461444b5e84e7d")
 
 
 def test_the_seed_decides_the_order_and_the_augmentation(settings):
