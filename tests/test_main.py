@@ -39,7 +39,10 @@ def run(*arguments):
         ([DIGITS, "--config.drop_path=15"], "--config.drop_path=15.0 is too large; it is a part of 1"),
         ([DIGITS, "--config.init_from=README.md"], "'README.md' holds neither a run nor weights"),
         ([DIGITS, "--config.optimizer.no_decay=("], "missing ), unterminated subpattern"),
-        ([DIGITS, "--config.data.num_classes=9"], "digits has 10 classes"),
+        (
+            [DIGITS, "--config.data.num_classes=9"],
+            "the data has 10 classes, the model 9; set --config.data",
+        ),
         ([DIGITS, "--config.data.damaged=skp"], "unknown data.damaged 'skp'; did you mean skip"),
         ([DIGITS, "--config.data.source=folder"], "data.image_size=0 leaves images of several sizes"),
         (

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from acmix_jax.analysis import alpha_beta, curves
+from acmix_jax.evaluators import best_metric
 from acmix_jax.run.checkpoint import Checkpoints
 
 
@@ -17,7 +18,7 @@ def inspect_checkpoint(config, folder: Path, which: str) -> str:
     Raises:
       UserError: no such checkpoint.
     """
-    with Checkpoints(folder / "checkpoints", config.best_metric, read_only=True) as checkpoints:
+    with Checkpoints(folder / "checkpoints", best_metric(config), read_only=True) as checkpoints:
         step, variables = checkpoints.read_variables(which)
     title = f"{config.model} on {config.data.source}"
     written = [curves.write(title, folder)]

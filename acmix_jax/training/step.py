@@ -93,8 +93,7 @@ def make_train_step(
             "grad_norm": optax.tree.norm(gradients),
             "state_norm": optax.tree.norm((params, model_state)),  # finite only if what a checkpoint would hold is
         }
-        if "skipped" in batch:
-            metrics["images_skipped"] = batch["skipped"].sum()
+        metrics |= {name: count.sum() for name, count in batch.items() if name.endswith("_count")}
         return TrainState(state.step + 1, params, model_state, opt_state, average), metrics
 
     return train_step

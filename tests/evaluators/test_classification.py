@@ -5,7 +5,7 @@ from acmix_jax.evaluators.classification import ClassificationEvaluator
 
 
 def test_counts_top1_and_top5_of_real_rows():
-    evaluator = ClassificationEvaluator([])
+    evaluator = ClassificationEvaluator(None, [])
     ranks = [0, 4, 5, 0]  # how many classes each row ranks above the right one, class 7; the last row is padding
     logits = np.zeros((4, 10), np.float32)
     for row, rank in enumerate(ranks):
@@ -20,6 +20,6 @@ def test_counts_top1_and_top5_of_real_rows():
 
 
 def test_equal_logits_are_not_a_right_answer():
-    evaluator = ClassificationEvaluator([])
+    evaluator = ClassificationEvaluator(None, [])
     evaluator.add(np.zeros((1, 10)), {"label": np.array([9]), "mask": np.array([1])})
     assert evaluator.result()["top5"] == 0

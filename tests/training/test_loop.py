@@ -180,7 +180,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(config):
     """For a network without BatchNorm."""
     config.model, config.accumulate, config.batch_size, config.label_smoothing = "acmix_swin_micro_patch2", 4, 16, 0.1
     config.drop_path = 0.0
-    task, _ = create_task(config, ())
+    task = create_task(config)
     optimizer = optax.sgd(1.0)
     rng = np.random.default_rng(0)
     batch = {
