@@ -5,7 +5,7 @@ threads. The task changes each example: see `Change`.
 
 A batch is a dict of NumPy arrays, this process's share of the global batch: what the task's examples hold, e.g. "image"
 uint8 `[B, H, W, C]`; "index" int32 `[B]`, of the example in its source; in evaluation "mask" float32 `[B]`, 0 for rows
-that only pad the last batch. With `damaged="skip"`, "skipped_count" int32 `[B]` counts the corrupt images that were
+that only pad a batch. With `damaged="skip"`, "skipped_count" int32 `[B]` counts the corrupt images that were
 passed over to fill each row.
 """
 
@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
 
 import grain
 import jax
@@ -24,6 +23,7 @@ import numpy as np
 from acmix_jax.data import digits, fashion_mnist
 from acmix_jax.data.array_records import RecordSource
 from acmix_jax.data.folder import FolderSource
+from acmix_jax.data.order import Groups, TrainOrder, eval_order
 from acmix_jax.data.photos import DamagedImage
 from acmix_jax.data.tfds import TfdsSource
 from acmix_jax.errors import UserError, check_choice
@@ -59,48 +59,45 @@ def train_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless shuffled and augmented batches, from that of step `start` on.
 
-    Each pass over the data has its own order, and batches run across its end, so that no example is left out. With
-    `config.repeats` of 3, each image comes three times in a row with different augmentation, and a pass of as many rows
-    as there are images ends after a third of them (repeated augmentation, as in DeiT).
+    Each pass over the data has its own order, see data/order.py. With `config.repeats` of 3, each image comes three
+    times in a row with different augmentation, and a pass of as many rows as there are images ends after a third of
+    them (repeated augmentation, as in DeiT).
     """
-    global_row = _global_row(batch_size)
+    groups, global_row = Groups(source), _global_row(batch_size)
+    order = TrainOrder(groups, batch_size, seed)
 
     def example(row: int) -> dict:
-        position = global_row(row)
-        epoch, offset = divmod(position, len(source))
-        index = int(_order(seed, epoch, len(source))[offset // config.repeats])
-        return _load(source, index, config.damaged, change, np.random.default_rng((seed, position)))
+        number = global_row(row)
+        candidates = groups.following(order.index(number, config.repeats))
+        return _load(source, candidates, config.damaged, change, np.random.default_rng((seed, number)))
 
     first = start * _share(batch_size)
     return iter(_Watched(_batches(grain.MapDataset.range(_ENDLESS)[first:].map(example), config, batch_size)))
 
 
-@lru_cache(maxsize=2)
-def _order(seed, epoch, count):
-    return np.random.default_rng((seed, epoch)).permutation(count)
-
-
 def example_batch(source, config, change: Change) -> dict[str, np.ndarray]:
     """A training batch of one, for its shapes."""
-    example = _load(source, 0, config.damaged, change, np.random.default_rng(0))
+    candidates = Groups(source).following(0)
+    example = _load(source, candidates, config.damaged, change, np.random.default_rng(0))
     return {name: value[None] for name, value in example.items()}
 
 
 def eval_batches(source, config, change: Change, batch_size: int) -> Iterable[dict[str, np.ndarray]]:
-    """Every example exactly once, in order, for any batch size and number of processes.
+    """Every example exactly once, in order (group by group), for any batch size and number of processes.
 
     Corrupt images are left out with `damaged="skip"`.
     """
-    global_row = _global_row(batch_size)
+    groups, global_row = Groups(source), _global_row(batch_size)
+    indices, real = eval_order(groups, batch_size)
 
     def example(row: int) -> dict:
-        index = global_row(row)
-        loaded = _load(source, index if index < len(source) else 0, config.damaged, change, None)
+        number = global_row(row)
+        loaded = _load(source, groups.following(int(indices[number])), config.damaged, change, None)
         intact = not loaded.pop("skipped_count", 0)
-        return {**loaded, "mask": np.float32(intact and index < len(source))}
+        return {**loaded, "mask": np.float32(intact and real[number])}
 
-    count = -(-len(source) // batch_size) * _share(batch_size)
-    return _Watched(_batches(grain.MapDataset.range(count).map(example), config, batch_size))
+    rows = grain.MapDataset.range(len(indices) // batch_size * _share(batch_size))
+    return _Watched(_batches(rows.map(example), config, batch_size))
 
 
 class _Watched:
@@ -159,13 +156,12 @@ def _start_worker(*_):
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _load(source, index, damaged, change, rng):
-    """The changed example at `index`, or with damaged="skip" the first intact one from there on."""
-    for skipped in range(len(source)):
-        found = (index + skipped) % len(source)
-        example = source[found]
+def _load(source, candidates, damaged, change, rng):
+    """The changed example at the first of these indices; with damaged="skip" at the first one that is intact."""
+    for skipped, index in enumerate(candidates):
+        example = source[index]
         try:
-            example = {**change(example, rng), "index": np.int32(found)}
+            example = {**change(example, rng), "index": np.int32(index)}
         except DamagedImage as error:
             if damaged == "fail":
                 raise UserError(f"{error}; replace it, or set --config.data.damaged=skip") from error
