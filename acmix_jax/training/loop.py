@@ -3,7 +3,6 @@
 import contextlib
 import io
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from acmix_jax.tasks import create_evaluator
 from acmix_jax.training.evaluate import evaluate, make_predict
 from acmix_jax.training.setup import Setup, set_up
 from acmix_jax.training.state import TrainState
+from acmix_jax.training.step import CompiledSteps
 from acmix_jax.weights import warm_start
 
 
@@ -63,13 +63,9 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
         if start == total:
             progress.say(f"finished before, at step {total}; see {folder}")
             return state
-        begin = time.monotonic()
-        shapes = sharding.batch_shapes(run.example, config.batch_size, run.mesh)
-        compiled = run.step.lower(run.shapes, shapes).compile()
-        where = f"{run.mesh.size} x {run.mesh.devices.flat[0].device_kind}"
-        progress.say(
-            f"train step compiled in {time.monotonic() - begin:.1f} s for {where}; step {start} of {total} done"
-        )
+        progress.say(f"step {start} of {total} done")
+        steps = CompiledSteps(run.step, run.shapes, run.mesh, progress.say)
+        steps.of(sharding.batch_shapes(run.example, config.batch_size, run.mesh))
         predict = make_predict(run.task, evaluator.keys, run.mesh)
         writer = closing.enter_context(MetricsWriter(folder, start, config)) if processes.is_first() else None
         examples = folder / f"examples_{jax.process_index()}.jsonl" if config.log_examples else None
@@ -85,8 +81,9 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
             if examples:
                 examples.write(step, {"index": batch["index"].tolist()})
             batch = sharding.put_batch(batch, run.mesh)
+            train_step = steps.of(batch)
             with jax.transfer_guard("disallow"):
-                state, metrics = compiled(state, batch)
+                state, metrics = train_step(state, batch)
             pending.append(metrics)
 
             stopping = stop.requested(step)

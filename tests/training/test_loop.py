@@ -1,6 +1,7 @@
 import re
 from functools import partial
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -8,7 +9,8 @@ import pytest
 
 from acmix_jax.analysis.inspection import inspect_checkpoint
 from acmix_jax.benchmark.input import benchmark_input
-from acmix_jax.data import prepare
+from acmix_jax.data import pipeline, prepare
+from acmix_jax.data.photos import Photo
 from acmix_jax.errors import UserError
 from acmix_jax.run import workdir
 from acmix_jax.run.checkpoint import Checkpoints
@@ -159,6 +161,48 @@ def test_a_batch_that_does_not_divide_is_refused(config, tmp_path):
     with pytest.raises(UserError, match="batch_size=12 is not divisible by the 8 devices; .*=8 or 16"):
         train(config, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+class Small(nn.Module):
+    """One convolution, and a classifier."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        return nn.Dense(self.num_classes)(nn.relu(nn.Conv(8, (3, 3))(images)).mean((1, 2)))
+
+
+class TwoSizes:
+    """Images of 8x8 and 6x6 pixels in turns, the one at index 3 corrupt."""
+
+    num_classes = 10
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        size = 6 if self.group_of(index) else 8
+        image = Photo(b"", "corrupt") if index == 3 else np.full((size, size, 1), 6 * index, np.uint8)
+        return {"image": image, "label": np.int32(index % 10)}
+
+    def group_of(self, index):
+        return index % 2
+
+
+def test_one_step_is_compiled_for_each_size_of_the_images(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(pipeline.SOURCES, "two_sizes", lambda split, directory: TwoSizes())
+    monkeypatch.setattr("acmix_jax.tasks.classification.create_model", lambda name, num_classes, *_, **__: Small(10))
+    config.data.source, config.data.damaged, config.data.shift, config.log_every = "two_sizes", "skip", 0, 0
+    config.batch_size, config.num_epochs, config.label_smoothing = 8, 2.4, 0.0
+    train(config, tmp_path, jax.devices()[:1])
+    said = capsys.readouterr().err
+    assert said.count("train step compiled in") == 2
+    assert "for 1 x cpu, image 8x8x1" in said
+    assert "for 1 x cpu, image 6x6x1" in said
+    (row,) = read_metrics(tmp_path)
+    assert (row["step"], row["eval_examples"]) == (12, 39)
+    assert row["skipped_count"] in (2, 3)  # once a pass; summed over the steps
 
 
 @pytest.mark.slow
