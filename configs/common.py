@@ -63,16 +63,22 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.name = "sgd"  # sgd (with momentum) or adamw
     config.optimizer.learning_rate = 0.1  # the peak
     config.optimizer.reference_batch = 0  # batch that the peak is meant for, others get it in proportion; 0: any batch
-    config.optimizer.warmup_epochs = 5.0  # linear up to the peak, then a cosine
+    config.optimizer.schedule = "cosine"  # after the warm-up: cosine, steps or poly, see training/optim.py
+    config.optimizer.milestones = ()  # of steps: epochs at whose start the learning rate changes, such as (8, 11)
+    config.optimizer.gamma = 0.1  # of steps: factor at each milestone
+    config.optimizer.power = 1.0  # of poly
+    config.optimizer.warmup_epochs = 5.0  # linear, up to the peak
+    config.optimizer.warmup_steps = 0  # length of the warm-up instead of warmup_epochs; 0: warmup_epochs
     config.optimizer.warmup_start = 0.25  # where the warm-up begins, as a part of the peak
     config.optimizer.restart = True  # the cosine begins at the peak; False: where it would be without a warm-up
-    config.optimizer.final = 0.0  # where the cosine ends, as a part of the peak
+    config.optimizer.final = 0.0  # where cosine and poly end, as a part of the peak
     config.optimizer.per_epoch = False  # the learning rate changes with each epoch, not with each step
     config.optimizer.clip_norm = 0.0  # largest norm of the gradient; 0 for any
     config.optimizer.momentum = 0.9  # of sgd
     config.optimizer.weight_decay = 1e-4
     config.optimizer.no_decay = "(^|/)(alpha|beta)$"  # regular expression of parameters without weight decay
     config.optimizer.frozen = ""  # likewise, of parameters that keep the values they start with; "" for none
+    config.optimizer.lr_factors = ""  # of the learning rate: "REGEX=FACTOR ...", first match, such as "^backbone/=0.1"
 
     config.distributed = ml_collections.ConfigDict()
     config.distributed.coordinator = ""  # of several processes: "auto" (TPU pods, SLURM) or HOST:PORT of the first

@@ -34,6 +34,41 @@ def test_without_a_restart_the_cosine_goes_on_where_it_would_be(settings):
     np.testing.assert_allclose(rates(settings, (0, 5, 10, 50, 100)), wanted, atol=1e-6)
 
 
+def test_steps_by_hand(settings):
+    """mmdet's 1x: a tenth from epoch 8 on, a hundredth from epoch 11 on; the warm-up is a factor in steps."""
+    settings.schedule, settings.milestones, settings.warmup_steps, settings.warmup_start = "steps", (8, 11), 4, 0.0
+    found = rates(settings, (0, 1, 4, 39, 40, 54, 55, 59), num_epochs=12.0)
+    np.testing.assert_allclose(found, [0, 0.1, 0.4, 0.4, 0.04, 0.04, 0.004, 0.004], rtol=1e-6)
+
+
+def test_a_warmup_beyond_a_milestone_is_a_factor(settings):
+    settings.schedule, settings.milestones, settings.gamma, settings.warmup_start = "steps", (1,), 0.5, 0.0
+    np.testing.assert_allclose(rates(settings, (4, 5, 9, 10)), [0.16, 0.1, 0.18, 0.2], rtol=1e-6)
+
+
+def test_poly_by_hand(settings):
+    """0.4 * (1 - step / 100) ** power, from a factor of 0.25 over 10 steps."""
+    settings.schedule, settings.warmup_epochs, settings.warmup_steps = "poly", 0.0, 10
+    found = rates(settings, (0, 4, 10, 50, 90, 100))
+    np.testing.assert_allclose(found, [0.1, 0.4 * 0.96 * 0.55, 0.36, 0.2, 0.04, 0], atol=1e-7)
+    settings.power, settings.final = 2.0, 0.1
+    found = rates(settings, (10, 50, 100))
+    np.testing.assert_allclose(found, [0.04 + 0.36 * 0.81, 0.04 + 0.36 * 0.25, 0.04], rtol=1e-6)
+
+
+def test_a_cosine_after_a_warmup_in_steps(settings):
+    settings.warmup_steps = 20  # 4 epochs of 20
+    np.testing.assert_allclose(rates(settings, (0, 10, 20, 60, 100)), [0.1, 0.25, 0.4, 0.2, 0], atol=1e-6)
+    settings.per_epoch = True  # the warm-up goes on by step
+    np.testing.assert_allclose(rates(settings, (1, 11, 61)), [0.115, 0.265, 0.2], atol=1e-6)
+
+
+def test_an_unknown_schedule_is_named(settings):
+    settings.schedule = "step"
+    with pytest.raises(UserError, match="unknown optimizer.schedule 'step'; did you mean steps"):
+        rates(settings, (0,))
+
+
 def test_by_epoch_the_rate_is_constant_within_each(settings):
     settings.per_epoch = True
     found = rates(settings, range(100))
@@ -75,8 +110,42 @@ def test_frozen_parameters_keep_their_values(settings, name):
 
 def test_a_pattern_that_freezes_nothing_is_a_mistake(settings):
     settings.frozen = "shfit/kernel"
-    with pytest.raises(UserError, match="optimizer.frozen=shfit/kernel is found in no parameter's path"):
+    with pytest.raises(UserError, match="optimizer.frozen=shfit/kernel matches no parameter's path"):
         optim.make_optimizer(settings, lambda step: 0.5).init({"shift": {"kernel": jnp.ones(1)}})
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_learning_rate_factors_scale_the_first_match(settings, name):
+    settings.name, settings.weight_decay = name, 0.1
+    params = {"backbone": {"kernel": jnp.array([2.0]), "bias": jnp.array([2.0])}, "head": {"kernel": jnp.array([2.0])}}
+
+    def updates(factors):
+        settings.lr_factors = factors
+        optimizer = optim.make_optimizer(settings, lambda step: 0.5)
+        return optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)[0]
+
+    plain, scaled = updates(""), updates("bias$=2 ^backbone/=0.125")
+    wanted = {"backbone": {"kernel": 0.125 * plain["backbone"]["kernel"], "bias": 2 * plain["backbone"]["bias"]}}
+    assert scaled == wanted | {"head": plain["head"]}
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ("backbne/=0.1", "lr_factors=backbne/ matches no parameter's path"),
+        (
+            "backbone/",
+            r"lr_factors has 'backbone/' \(could not convert .*\); use REGEX=FACTOR",
+        ),
+        ("(=0.1", r"lr_factors has '\(=0.1' \(missing \)"),
+        ("backbone=-1", "lr_factors has 'backbone=-1'; use REGEX=FACTOR"),
+        ("=1", "lr_factors has '=1'; use REGEX=FACTOR"),
+    ],
+)
+def test_factors_that_cannot_be_used_are_named(settings, factors, message):
+    settings.lr_factors = factors
+    with pytest.raises(UserError, match=message):
+        optim.make_optimizer(settings, lambda step: 0.5).init({"backbone": {"kernel": jnp.ones(1)}})
 
 
 def test_alpha_and_beta_do_not_decay(settings):
