@@ -56,14 +56,14 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
         closing.enter_context(checkpoints)
         state = checkpoints.restore(run.shapes) or _fresh_state(config, run)
         start, total = int(state.step), run.total_steps
-        batches = pipeline.train_batches(
-            run.source, config.data, run.task.change, config.batch_size, config.seed, start
-        )
         progress = Progress(total, start, config.batch_size, None if processes.is_first() else io.StringIO())
         if start == total:
             progress.say(f"finished before, at step {total}; see {folder}")
             return state
         progress.say(f"step {start} of {total} done")
+        batches = pipeline.train_batches(
+            run.source, config.data, run.task.change, config.batch_size, config.seed, start
+        )
         steps = CompiledSteps(run.step, run.shapes, run.mesh, progress.say)
         steps.of(sharding.batch_shapes(run.example, config.batch_size, run.mesh))
         predict = make_predict(run.task, evaluator.keys, run.mesh)
