@@ -74,8 +74,8 @@ class TrainOrder:
             epoch -= 1
         first = self._first_batches(epoch)
         groups, batches = _epoch(self, epoch)
-        place = step - first.sum()
-        return int(groups[place]), int(batches[place])
+        position = step - first.sum()
+        return int(groups[position]), int(batches[position])
 
     def _first_batches(self, epoch):
         """Each group's first batch that starts in this epoch's pass or later."""

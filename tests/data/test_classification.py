@@ -22,8 +22,8 @@ def changed(settings, rng):
 
 def test_evaluation_crops_the_centre_without_augmentation(settings):
     settings.eval_resize = 14
-    wanted = augment.center_crop(EXAMPLE["image"], 12, 14, "bilinear")
-    np.testing.assert_array_equal(changed(settings, None), wanted)
+    expected = augment.center_crop(EXAMPLE["image"], 12, 14, "bilinear")
+    np.testing.assert_array_equal(changed(settings, None), expected)
 
 
 def test_training_follows_the_generator(settings):

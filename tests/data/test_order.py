@@ -61,9 +61,9 @@ def test_the_groups_advance_together(groups, batch_size, epochs):
     """After e epochs, each group has begun every batch of e of its passes and no other."""
     order = TrainOrder(Groups(Labelled(groups)), batch_size, seed=1)
     sizes = {group: groups.count(group) for group in groups}
-    wanted = {group: -(-epochs * size // batch_size) for group, size in sizes.items()}
-    found = [groups[order.index(step * batch_size)] for step in range(sum(wanted.values()))]
-    assert {group: found.count(group) for group in sizes} == wanted
+    expected = {group: -(-epochs * size // batch_size) for group, size in sizes.items()}
+    actual = [groups[order.index(step * batch_size)] for step in range(sum(expected.values()))]
+    assert {group: actual.count(group) for group in sizes} == expected
 
 
 def test_the_seed_decides_the_order_of_the_groups():

@@ -26,7 +26,7 @@ def settings():
 
 
 def numbered(count):
-    """Examples whose label is their place."""
+    """Examples whose label is their index."""
     images = np.random.default_rng(0).integers(0, 256, (count, 6, 6, 1), dtype=np.uint8)
     return ArraySource(images, np.arange(count))
 
@@ -73,8 +73,8 @@ def test_the_seed_decides_the_order_and_the_augmentation(settings):
     assert (images(0) != images(1)).any()
 
 
-def assert_same(found, wanted):
-    for a, b in zip(found, wanted, strict=True):
+def assert_same(actual, expected):
+    for a, b in zip(actual, expected, strict=True):
         assert set(a) == set(b)
         for name in a:
             np.testing.assert_array_equal(a[name], b[name])
@@ -115,7 +115,7 @@ def test_repeated_augmentation_shows_a_third_of_the_images_three_times(settings)
     assert set(first["label"].tolist()) != set(second["label"].tolist())
 
 
-def test_a_damaged_image_ends_the_run_or_gives_its_place_to_the_next(settings, tmp_path, capfd):
+def test_a_corrupt_image_ends_the_run_or_is_replaced_by_the_next(settings, tmp_path, capfd):
     folder = write_folder(tmp_path, train=4, test=1)
     (folder / "train" / "flower" / "0001.JPEG").write_bytes(b"")  # index 5
     settings.source, settings.dir, settings.image_size = "folder", str(folder), 8

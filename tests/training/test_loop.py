@@ -66,8 +66,8 @@ def test_a_finished_run_stays_as_it_is(finished, capsys):
 def test_a_checkpoint_evaluates_as_the_run_did(finished):
     config, folder, _ = finished
     last = read_metrics(folder)[-1]
-    words = f"at step 12: top-1 {last['eval_top1']:.2f} %, top-5 {last['eval_top5']:.2f} % of 360 images"
-    assert words in evaluate_checkpoint(config, folder, "latest")
+    summary = f"at step 12: top-1 {last['eval_top1']:.2f} %, top-5 {last['eval_top5']:.2f} % of 360 images"
+    assert summary in evaluate_checkpoint(config, folder, "latest")
 
 
 def test_inspection_shows_the_learned_values(finished):
@@ -261,5 +261,5 @@ def test_a_folder_of_photographs_trains_as_its_shards_do(config, tmp_path):
 
 @pytest.mark.slow
 def test_input_and_devices_are_compared(config):
-    words = benchmark_input(config, seconds=0.5)
-    assert re.fullmatch(r"input alone: [\d,]+ images/s; training on one batch .*: [\d,]+ images/s; the .*", words)
+    summary = benchmark_input(config, seconds=0.5)
+    assert re.fullmatch(r"input alone: [\d,]+ images/s; training on one batch .*: [\d,]+ images/s; the .*", summary)

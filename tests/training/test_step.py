@@ -93,10 +93,10 @@ def test_groups_are_normalised_each_by_itself():
         return jax.jit(jax.value_and_grad(loss_of, has_aux=True))(variables["params"])
 
     halves = [results(one, jax.tree.map(lambda x, part=part: x[part], batch)) for part in (slice(4), slice(4, 8))]
-    wanted = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
-    found = results(dataclasses.replace(one, batch_norm_groups=2), batch)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, wanted)
-    assert abs(float(results(one, batch)[0][0] - wanted[0][0])) > 1e-3  # normalised together it is another loss
+    expected = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+    actual = results(dataclasses.replace(one, batch_norm_groups=2), batch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), actual, expected)
+    assert abs(float(results(one, batch)[0][0] - expected[0][0])) > 1e-3  # normalised together it is another loss
 
 
 def test_a_trace_of_the_steps_asked_for(tmp_path):

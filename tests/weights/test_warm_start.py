@@ -39,7 +39,7 @@ def variables_of(name, seed, num_classes=10, channels=3, wrap=lambda model: mode
 def test_an_upgraded_network_computes_what_the_plain_one_does(name):
     plain, trained = variables_of(name, 0)
     model, fresh = variables_of("acmix_" + name, 1)
-    upgraded, words = merge(fresh, trained)
+    upgraded, summary = merge(fresh, trained)
     images, labels = jax.random.normal(jax.random.key(0), (2, 16, 16, 3)), jnp.arange(2)
     expected = jax.jit(plain.apply)(trained, images)
 
@@ -55,7 +55,7 @@ def test_an_upgraded_network_computes_what_the_plain_one_does(name):
     after, _ = look(jax.tree.map(lambda p, g: p - 1e-4 * g, upgraded["params"], before))
     assert np.isfinite(logits).all()
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-    assert "plain layers upgraded to ACmix (alpha 1, beta 0)" in words
+    assert "plain layers upgraded to ACmix (alpha 1, beta 0)" in summary
     before, after = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (before, after))
     # PVT's classifier reads the class token alone, which the convolution of its last layer does not reach.
     reached = [path for path in before if "pvt" not in name or "stage4" not in path]
@@ -70,18 +70,18 @@ def test_an_upgraded_network_computes_what_the_plain_one_does(name):
 def test_the_same_network_takes_everything():
     _, trained = variables_of("acmix_resnet14_stem1", 0)
     _, fresh = variables_of("acmix_resnet14_stem1", 1)
-    merged, words = merge(fresh, trained)
+    merged, summary = merge(fresh, trained)
     jax.tree.map(np.testing.assert_array_equal, merged, trained)
-    assert words == f"{len(jax.tree.leaves(trained))} tensors"
+    assert summary == f"{len(jax.tree.leaves(trained))} tensors"
 
 
 def test_a_head_for_other_classes_stays_fresh():
     _, trained = variables_of("swin_micro_patch2", 0, num_classes=10)
     _, fresh = variables_of("swin_micro_patch2", 1, num_classes=3)
-    merged, words = merge(fresh, trained)
+    merged, summary = merge(fresh, trained)
     jax.tree.map(np.testing.assert_array_equal, merged["params"]["head"], fresh["params"]["head"])
     jax.tree.map(np.testing.assert_array_equal, merged["params"]["backbone"], trained["params"]["backbone"])
-    assert words.endswith("a new head for 3 classes")
+    assert summary.endswith("a new head for 3 classes")
 
 
 class Decoder(nn.Module):
