@@ -64,7 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.learning_rate = 0.1  # the peak
     config.optimizer.reference_batch = 0  # batch that the peak is meant for, others get it in proportion; 0: any batch
     config.optimizer.schedule = "cosine"  # after the warm-up: cosine, steps or poly, see training/optim.py
-    config.optimizer.milestones = ()  # of steps: epochs at whose start the learning rate changes, such as (8, 11)
+    config.optimizer.milestones = []  # of steps: epochs at whose start the learning rate changes, such as [8, 11]
     config.optimizer.gamma = 0.1  # of steps: factor at each milestone
     config.optimizer.power = 1.0  # of poly
     config.optimizer.warmup_epochs = 5.0  # linear, up to the peak

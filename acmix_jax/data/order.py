@@ -92,7 +92,7 @@ class TrainOrder:
         return groups, batches
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _shuffled(groups, seed, epoch):
     """The indices of each group in the order of a pass."""
     return groups.split(np.random.default_rng((seed, epoch)).permutation(sum(map(len, groups.members))))

@@ -36,13 +36,13 @@ def test_without_a_restart_the_cosine_goes_on_where_it_would_be(settings):
 
 def test_steps_by_hand(settings):
     """mmdet's 1x: a tenth from epoch 8 on, a hundredth from epoch 11 on; the warm-up is a factor in steps."""
-    settings.schedule, settings.milestones, settings.warmup_steps, settings.warmup_start = "steps", (8, 11), 4, 0.0
+    settings.schedule, settings.milestones, settings.warmup_steps, settings.warmup_start = "steps", [8, 11], 4, 0.0
     actual = rates(settings, (0, 1, 4, 39, 40, 54, 55, 59), num_epochs=12.0)
     np.testing.assert_allclose(actual, [0, 0.1, 0.4, 0.4, 0.04, 0.04, 0.004, 0.004], rtol=1e-6)
 
 
 def test_a_warmup_beyond_a_milestone_is_a_factor(settings):
-    settings.schedule, settings.milestones, settings.gamma, settings.warmup_start = "steps", (1,), 0.5, 0.0
+    settings.schedule, settings.milestones, settings.gamma, settings.warmup_start = "steps", [1], 0.5, 0.0
     np.testing.assert_allclose(rates(settings, (4, 5, 9, 10)), [0.16, 0.1, 0.18, 0.2], rtol=1e-6)
 
 
