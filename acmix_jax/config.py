@@ -48,12 +48,13 @@ def whole(low: int, high: int = 2**31 - 1) -> Valid:
 
 
 def several(lengths: tuple[int, ...], each: Valid) -> Valid:
-    """Tuples or lists of one of these lengths."""
+    """Tuples or lists of one of these lengths; without lengths, of any."""
 
     def accepts(values):
-        return isinstance(values, tuple | list) and len(values) in lengths and all(map(each.accepts, values))
+        fits = isinstance(values, tuple | list) and (not lengths or len(values) in lengths)
+        return fits and all(map(each.accepts, values))
 
-    return Valid(f"{' or '.join(map(str, lengths))} values, each {each.hint}", accepts)
+    return Valid(f"{' or '.join(map(str, lengths)) or 'any number of'} values, each {each.hint}", accepts)
 
 
 def one_of(*choices: str) -> Valid:
@@ -69,6 +70,7 @@ def _is_trace(value):
 FRACTION, ABOVE_0, BELOW_1 = number(0, 1), number(0, 1, but_not=0), number(0, 1, but_not=1)
 PIXELS, PER_CHANNEL, TWO = whole(0, 2**14), (1, 3), several((2,), ABOVE_0)  # one value for all channels, or RGB
 RANGE = Valid("two numbers, 0 < smallest <= largest <= 1", lambda value: TWO.accepts(value) and value[0] <= value[1])
+EPOCHS = several((), number(0, 1_000_000))
 SWITCH = Valid("True or False", lambda value: isinstance(value, bool))
 TEXT = Valid("text", lambda value: isinstance(value, str))
 NAME = Valid("a name", TEXT.accepts)  # checked by the module that looks it up
@@ -132,11 +134,16 @@ FIELDS: dict[str, Field] = {
     "mixup": Field(0.0, number(0, 100), "parameter of the Beta distribution; 0: no mixup"),
     "cutmix": Field(0.0, number(0, 100), "as mixup; if both are on, each group of 128 images draws one of them"),
 
-    # The optimizer and its schedule: linear warm-up, then a cosine
+    # The optimizer and its schedule, after a linear warm-up
     "optimizer.name": Field("sgd", one_of("sgd", "adamw"), "SGD has momentum"),
     "optimizer.learning_rate": Field(0.1, number(0, 1000), "at the peak"),
     "optimizer.reference_batch": Field(0, whole(0), "scale the rate by batch_size over this; 0: do not scale"),
+    "optimizer.schedule": Field("cosine", one_of("cosine", "steps", "poly"), "see training/optim.py"),
+    "optimizer.milestones": Field((), EPOCHS, "of steps: epochs at whose start the rate changes, such as 8,11"),
+    "optimizer.gamma": Field(0.1, FRACTION, "of steps: factor at each milestone"),
+    "optimizer.power": Field(1.0, number(0, 100), "of poly"),
     "optimizer.warmup_epochs": Field(5.0, number(0, 1_000_000), "length of the warm-up"),
+    "optimizer.warmup_steps": Field(0, whole(0), "its length in steps, in place of warmup_epochs; 0: warmup_epochs"),
     "optimizer.warmup_start": Field(0.25, FRACTION, "first learning rate, as a fraction of the peak"),
     "optimizer.restart": Field(True, SWITCH, "start the cosine after the warm-up, at the peak; else at epoch 0"),
     "optimizer.final": Field(0.0, FRACTION, "last learning rate, as a fraction of the peak"),
@@ -146,6 +153,7 @@ FIELDS: dict[str, Field] = {
     "optimizer.weight_decay": Field(1e-4, FRACTION, "of all parameters that no_decay does not match"),
     "optimizer.no_decay": Field("(^|/)(alpha|beta)$", REGEX, "paths of parameters without weight decay"),
     "optimizer.frozen": Field("", REGEX, "paths of parameters to keep at their initial values; empty: none"),
+    "optimizer.lr_factors": Field("", TEXT, "REGEX=FACTOR ..., of paths to scale the rate of, such as ^backbone/=0.1"),
 
     # Several processes
     "distributed.coordinator": Field("", TEXT, "empty: one process; auto (TPU pods, SLURM) or HOST:PORT", RESUME),
@@ -160,7 +168,7 @@ FIELDS: dict[str, Field] = {
     "checkpoint_every": Field(1000, whole(0), "steps between checkpoints; each evaluation saves one, too", RESUME),
     "profile_steps": Field("", TRACE, "steps to trace for xprof or TensorBoard, such as 100:110", RESUME),
     "keep_checkpoints": Field(2, whole(2), "newest ones to keep, besides the best; 2, in case one is corrupt", RESUME),
-    "best_metric": Field("top1", NAME, "metric of the evaluation that the best checkpoint is chosen by", RESUME),
+    "best_metric": Field("", NAME, "metric that the best checkpoint is chosen by; empty: the task's main one", RESUME),
 }  # fmt: skip
 
 

@@ -134,6 +134,14 @@ def create_model(name: str, num_classes: int = 1000, dtype: Any = jnp.float32, *
     return Classifier(create_backbone(name, dtype, **backbone), ClassifierHead(num_classes, dtype=dtype, **head))
 
 
+def model_fields(config: Any) -> dict[str, Any]:
+    """The keywords of `create_model` and `create_backbone` that a config (acmix_jax/config.py) sets."""
+    fields = {name: config[name] for name in ("drop_path", "dropout", "remat")}
+    acmix = config.acmix.to_dict() if parse_name(config.model).is_acmix else {}
+    acmix = {name: value for name, value in acmix.items() if value is not None}
+    return {"dtype": jnp.dtype(config.dtype), **fields, **acmix}
+
+
 Parts = tuple[NamedTuple, Sequence[Callable[..., nn.Module]]]  # a backbone's variant, and its mixers
 
 

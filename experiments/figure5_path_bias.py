@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 from acmix_jax.analysis import alpha_beta
 from acmix_jax.analysis.path_norms import PathNorms, path_norms
-from acmix_jax.data import pipeline
+from acmix_jax.data import classification, pipeline
 from acmix_jax.data.photos import DamagedImage, Photo
 from acmix_jax.errors import UserError
 from acmix_jax.run import workdir
@@ -79,13 +79,14 @@ def _measure(config: Any, variables: Any, count: int, photo: Photo | None):
     """Norms on test images and on a photograph, and that as the network gets it."""
     config = config.copy_and_resolve_references()
     config.remat = False  # its layers cannot be watched
-    batch = next(iter(pipeline.eval_batches(pipeline.open_source(config.data, "test"), config.data, count)))
+    task, source = create_task(config), pipeline.open_source(config.data, "test")
+    batch = next(iter(pipeline.eval_batches(source, config.data, task.change, count)))
     images = batch["image"][batch["mask"] > 0]
     shown = images[0]
     if photo:
         config.data.image_size = config.data.image_size or images.shape[1]
-        shown = pipeline.change_for_evaluation(config.data, photo._replace(channels=images.shape[-1]))
-    task, _ = create_task(config, [])
+        photo = photo._replace(channels=images.shape[-1])
+        shown = classification.change(config.data, {"image": photo}, None)["image"]
     images = task.normalise(jnp.asarray(np.concatenate([shown[None], images])))
     found = path_norms(task.model, variables, images)
     maps = {name: PathNorms(*(x[:1] for x in norms)) for name, norms in found.items()}

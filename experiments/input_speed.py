@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 BATCH, SIZE = 64, 224
@@ -47,13 +48,14 @@ def our_batches(folder: Path, cores: int) -> Iterator:
     """Of the ResNet recipe; one core: one thread, two cores: two worker processes."""
     from absl import flags
 
-    from acmix_jax.data import pipeline
+    from acmix_jax.data import classification, pipeline
     from configs import imagenet
 
     flags.FLAGS(sys.argv[:1])  # Grain reads some
     config = imagenet.get_config("acmix_resnet50").data
     config.update({"dir": str(folder), "workers": 0 if cores == 1 else cores, "threads": 1})
-    return pipeline.train_batches(pipeline.open_source(config, "train"), config, BATCH, seed=0)
+    change = partial(classification.change, config)
+    return pipeline.train_batches(pipeline.open_source(config, "train"), config, change, BATCH, seed=0)
 
 
 def tensorflow_batches(folder: Path, antialias: bool) -> Iterator:

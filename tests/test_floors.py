@@ -8,12 +8,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [  # from the ground up
     ("errors",),
-    ("ops", "devices", "config"),
+    ("ops", "devices", "config", "evaluators"),
     ("layers", "run"),
     ("backbones", "heads", "data"),
     ("models",),
     ("weights",),
-    ("analysis", "convert", "evaluators"),
+    ("analysis", "convert"),
     ("tasks",),
     ("training",),
     ("benchmark",),

@@ -68,7 +68,7 @@ def command(tmp_path, monkeypatch):
         ),
         ([DIGITS, "--config.init_from=README.md"], "'README.md' holds neither a run nor weights"),
         ([DIGITS, "--config.optimizer.no_decay=("], "missing ), unterminated subpattern"),
-        ([DIGITS, "--config.data.num_classes=9"], "digits has 10 classes"),
+        ([DIGITS, "--config.data.num_classes=9"], "the data has 10 classes, the model 9; set --config.data"),
         ([DIGITS, "--config.data.damaged=skp"], "--config.data.damaged=skp is not valid; use fail or skip"),
         ([DIGITS, "--config.data.source=folder"], "data.image_size=0 leaves images of several sizes"),
         (

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from acmix_jax.analysis import alpha_beta, curves
+from acmix_jax.evaluators import best_metric
 from acmix_jax.weights.stored import read_trainable
 
 
@@ -17,7 +18,7 @@ def inspect_checkpoint(config, folder: Path, which: str) -> str:
     Raises:
       UserError: no such checkpoint.
     """
-    step, variables = read_trainable(folder, which, config.best_metric)
+    step, variables = read_trainable(folder, which, best_metric(config))
     title = f"{config.model} on {config.data.source}"
     written = [curves.write(title, folder)]
     layers = alpha_beta.read(variables["params"])

@@ -75,12 +75,17 @@ class ResNet(nn.Module):
       mixers: for each stage, makes the layer in the middle of a block from the keywords features, stride, dtype, name.
       dtype: type of the computation; parameters and BatchNorm statistics stay in float32.
       remat: rematerialises each block in the backward pass: less memory, more time.
+      frozen_stages: with s > 0, the stem and the first s stages get no gradient and normalise by running statistics.
+        Weight decay still applies to them, unless the optimizer freezes them too.
+      norm_eval: all BatchNorms normalise by running statistics, in training too; scale and bias still learn.
     """
 
     variant: Variant
     mixers: Sequence[Callable[..., nn.Module]] = (conv3x3,) * 4
     dtype: Any = jnp.float32
     remat: bool = False
+    frozen_stages: int = 0
+    norm_eval: bool = False
 
     @property
     def widths(self) -> dict[str, int]:
@@ -106,18 +111,21 @@ class ResNet(nn.Module):
                 f"least {smallest}x{smallest}; use larger images, or a model for small ones: *_stem1 from 8x8, "
                 "*_stem2 from 16x16"
             )
-        norm = BatchNorm(use_running_average=not train, dtype=self.dtype, name="stem_norm")
+        train = train and not self.norm_eval
+        norm = BatchNorm(use_running_average=not train or self.frozen_stages > 0, dtype=self.dtype, name="stem_norm")
         x = nn.relu(norm(self._stem()(images.astype(self.dtype))))
         if self.variant.stem == "imagenet":
             x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         make_block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
         features = {}
         for stage, depth in enumerate(self.variant.depths):
+            train_stage = train and stage >= self.frozen_stages
             for number in range(1, depth + 1):
                 stride = 2 if stage > 0 and number == 1 else 1
                 name = f"stage{stage + 1}_block{number}"
                 block = make_block(self.variant.width * 2**stage, stride, self.mixers[stage], self.dtype, name=name)
-                x = block(x, train)
+                x = block(x, train_stage)
+            x = jax.lax.stop_gradient(x) if stage < self.frozen_stages else x
             features[f"c{stage + 2}"] = x
         return features
 

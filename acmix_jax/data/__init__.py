@@ -1,1 +1,1 @@
-"""From files to batches of NumPy arrays."""
+"""Reads data sets and makes batches of NumPy arrays."""

@@ -1,8 +1,8 @@
-"""Images in array_record shards, which `python -m acmix_jax.data.prepare` makes of a folder of images.
+"""Source of images in array_record shards, written by `python -m acmix_jax.data.prepare` from a folder of images.
 
-DIR/dataset.json names the classes and counts the images of each split; DIR/train-00000-of-00032.array_record and so on
-hold them, each a msgpack of its encoded bytes, label and name. One large file in place of thousands of small ones
-suits network file systems; nothing is decoded or compressed on the way.
+DIR/dataset.json holds the class names and the number of images of each split. DIR/train-00000-of-00032.array_record
+and so on hold the images, each a msgpack of (encoded bytes, label, name). A few large files suit network file systems
+better than many small ones; the bytes are those of the original files.
 """
 
 import json
@@ -19,22 +19,22 @@ CONTENTS = "dataset.json"
 
 
 def shard_path(directory: Path, split: str, shard: int, shards: int) -> Path:
-    """The file of one shard."""
+    """Path of one shard."""
     return directory / f"{split}-{shard:05d}-of-{shards:05d}.array_record"
 
 
 def to_record(photo: Photo, label: int) -> bytes:
-    """What a shard holds of an image."""
+    """Serialises one image."""
     return msgpack.packb((photo.data, int(label), photo.name))
 
 
 def count_records(shards: list[str]) -> int:
-    """Images in these files."""
+    """Number of images in these files."""
     return len(grain.sources.ArrayRecordDataSource(shards))
 
 
 class RecordSource:
-    """Examples {"image": Photo, "label": int32 scalar}, in the order of the folder that they came from."""
+    """Examples {"image": Photo, "label": int32 scalar}, in the order of the folder of images."""
 
     def __init__(self, directory: str, split: str):
         """Opens split "train" or "test".
@@ -66,7 +66,7 @@ class RecordSource:
 
     @property
     def num_classes(self) -> int:
-        """Classes of the folder that the images came from."""
+        """Number of classes in the folder of images."""
         return len(self.classes)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""A data set that fits in memory, as a random-access source of examples."""
+"""Source of examples from arrays in memory."""
 
 import numpy as np
 

@@ -1,6 +1,7 @@
-"""Changes to one image on the host: cropping, resizing and random augmentation of uint8 images `[H, W, C]`.
+"""Crops, resizes and augments one uint8 image `[H, W, C]` on the host.
 
-Random ones take a generator, so that an example's changes follow from the seed and its place in the run.
+Random functions take a generator, so that the augmentation of an example is a function of the seed and its position in
+the run.
 """
 
 import math
@@ -16,7 +17,7 @@ _FILTERS = {"bilinear": cykooz_resizer.FilterType.bilinear, "bicubic": cykooz_re
 
 
 def shift(image: np.ndarray, rng: np.random.Generator, pixels: int) -> np.ndarray:
-    """Moves the image by up to `pixels` in each direction; zeros come in from outside."""
+    """Translates by up to `pixels` in each direction and pads with zeros."""
     height, width = image.shape[:2]
     y, x = rng.integers(0, 2 * pixels + 1, size=2)
     padded = np.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0)))
@@ -24,27 +25,27 @@ def shift(image: np.ndarray, rng: np.random.Generator, pixels: int) -> np.ndarra
 
 
 def flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mirrors every other image, left to right."""
+    """Mirrors left to right with probability 1/2."""
     if rng.random() < 0.5:
         return image
-    # Channel by channel, which NumPy does five times as fast.
+    # Channel by channel: five times as fast in NumPy.
     return np.stack([channel[:, ::-1] for channel in np.moveaxis(image, -1, 0)], axis=-1)
 
 
 def random_resized_crop(image, rng: np.random.Generator, size: int, scale, interpolation: str) -> np.ndarray:
-    """A random part of the image, of 3:4 to 4:3, as a square (Szegedy et al., CVPR 2015; as in torchvision).
+    """Resizes a random crop, of aspect ratio 3:4 to 4:3, to a square (Szegedy et al., CVPR 2015; as in torchvision).
 
     Args:
       image: a Photo or an array.
       size: of the result, in pixels.
-      scale: smallest and largest part of the area.
+      scale: smallest and largest fraction of the area.
       interpolation: "bilinear" or "bicubic".
     """
     return _resize_part(image, _random_box(_size(image), rng, scale), (size, size), interpolation)
 
 
 def center_crop(image, size: int, resize: int, interpolation: str) -> np.ndarray:
-    """The middle `size` x `size` pixels of the image after its shorter side was made `resize`; for evaluation."""
+    """Resizes the shorter side to `resize` and crops the central `size` x `size` pixels; for evaluation."""
     image = to_array(image)
     height, width = image.shape[:2]
     resized = [max(size, int(resize * side / min(height, width))) for side in (height, width)]
@@ -54,18 +55,18 @@ def center_crop(image, size: int, resize: int, interpolation: str) -> np.ndarray
 
 
 def resize(image, size: int, interpolation: str) -> np.ndarray:
-    """The whole image as a square, whatever its shape."""
+    """Resizes the whole image to a square; changes its aspect ratio."""
     height, width = _size(image)
     return _resize_part(image, (0, 0, height, width), (size, size), interpolation)
 
 
 def to_array(image) -> np.ndarray:
-    """At its own size, decoded if it is a Photo."""
+    """The image at its own size, decoded if it is a Photo."""
     return photos.decode(image) if isinstance(image, photos.Photo) else image
 
 
 def _random_box(size, rng, scale):
-    """Top, left, bottom, right; after ten parts that do not fit, the largest one in the middle that does."""
+    """Top, left, bottom, right; after ten draws that do not fit, the largest central box of a valid aspect ratio."""
     height, width = size
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
@@ -80,7 +81,7 @@ def _random_box(size, rng, scale):
 
 
 def _resize_part(image, part, size, interpolation):
-    """The part (top, left, bottom, right) of an image at another size; what is outside of it has no influence."""
+    """Resizes the part (top, left, bottom, right) of an image; pixels outside of it have no influence."""
     top, left, bottom, right = part
     if isinstance(image, photos.Photo):
         shortest = min((bottom - top) / size[0], (right - left) / size[1])
@@ -91,9 +92,9 @@ def _resize_part(image, part, size, interpolation):
 
 
 def _resized(image, box, size, interpolation):
-    """The box (top, left, height, width) of an array at another size, anti-aliased.
+    """Resizes the box (top, left, height, width) of an array, with anti-aliasing.
 
-    As Pillow to a step of rounding; where bicubic overshoots, single pixels differ by a few.
+    Equal to Pillow up to rounding; where bicubic overshoots, single pixels differ by a few.
     """
     height, width, channels = image.shape
     pixel = {1: cykooz_resizer.PixelType.U8, 3: cykooz_resizer.PixelType.U8x3}[channels]

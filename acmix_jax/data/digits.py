@@ -1,4 +1,4 @@
-"""1,797 scanned handwritten digits of 8x8 pixels; scikit-learn ships them, so there is nothing to download."""
+"""1,797 scanned handwritten digits of 8x8 pixels; part of scikit-learn, without a download."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from acmix_jax.data.arrays import ArraySource
 
 
 def load(split: str, directory: str) -> ArraySource:
-    """The "test" split is every fifth digit of the file (360), "train" the others (1,437); `directory` is unused."""
+    """Loads a split: "test" is every fifth digit (360), "train" the others (1,437); `directory` is unused."""
     from sklearn.datasets import load_digits  # 2 s of import that no other data set needs
 
     digits = load_digits()

@@ -16,7 +16,7 @@ def load(split: str, directory: str) -> ArraySource:
     """Reads the "train" or "test" split from its two IDX files, plain or gzipped.
 
     Raises:
-      UserError: a file is absent or damaged; says how to get it.
+      UserError: a file is absent or corrupt; says how to get it.
     """
     images = _read_idx(Path(directory), f"{_PREFIX[split]}-images-idx3-ubyte")
     labels = _read_idx(Path(directory), f"{_PREFIX[split]}-labels-idx1-ubyte")
@@ -24,7 +24,7 @@ def load(split: str, directory: str) -> ArraySource:
 
 
 def _read_idx(directory: Path, name: str) -> np.ndarray:
-    """The array in an IDX file: 2 zero bytes, type (8 = uint8), number of axes, big-endian lengths, then the data."""
+    """Reads an IDX file: 2 zero bytes, type (8 = uint8), number of axes, big-endian lengths, then the data."""
     path = next((p for p in (directory / f"{name}.gz", directory / name) if p.exists()), None)
     if path is None:
         raise UserError(

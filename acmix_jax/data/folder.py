@@ -1,4 +1,4 @@
-"""Images in folders, one for each class: DIR/train/<class>/*.jpg and DIR/val/<class>/*.jpg."""
+"""Source of images in folders, one per class: DIR/train/<class>/*.jpg and DIR/val/<class>/*.jpg."""
 
 import os
 from pathlib import Path
@@ -8,19 +8,19 @@ import numpy as np
 from acmix_jax.data.photos import Photo
 from acmix_jax.errors import UserError, check_choice
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # in any case
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # upper or lower case
 SPLITS = {"train": ("train",), "test": ("val", "validation", "test")}
-"""Their names elsewhere; the first that is there counts, as the test split of ImageNet has no labels."""
+"""Names of the folders of a split; the first one that exists is used, as the test split of ImageNet has no labels."""
 
 
 class FolderSource:
     """Examples {"image": Photo, "label": int32 scalar}, sorted by class and file name.
 
-    Classes are the folders below train/, in the order of their names; others may have fewer of them.
+    Classes are the folders below train/, sorted by name; other splits may lack some.
     """
 
     def __init__(self, directory: str, split: str):
-        """Looks for the files of split "train" or "test"; opens none.
+        """Lists the files of split "train" or "test" without opening them.
 
         Raises:
           UserError: no such folder, no image in it, or a class that train/ does not have.
@@ -35,16 +35,16 @@ class FolderSource:
             labels += [self.classes.index(name)] * len(images)
         if not files:
             raise UserError(f"no images in {self._root}; it needs a folder for each class with {', '.join(SUFFIXES)}")
-        # Arrays, not lists of objects, as each worker process gets a copy.
+        # Arrays instead of lists of objects, because each worker process gets a copy.
         self._files, self._labels = np.array(files), np.array(labels, np.int32)
 
     @property
     def num_classes(self) -> int:
-        """Folders below train/."""
+        """Number of folders below train/."""
         return len(self.classes)
 
     def names(self) -> list[str]:
-        """Of all images, relative to the folder of the split."""
+        """Paths of all images, relative to the folder of the split."""
         return [os.fsdecode(name) for name in self._files]
 
     def __len__(self) -> int:
@@ -60,10 +60,10 @@ class FolderSource:
 
 def _split_folder(directory, split):
     folders = [Path(directory) / name for name in SPLITS[split]]
-    found = next((folder for folder in folders if folder.is_dir()), None)
-    if found is None:
+    existing = next((folder for folder in folders if folder.is_dir()), None)
+    if existing is None:
         raise UserError(f"no folder {' or '.join(map(str, folders))}; set --config.data.dir to the one above it")
-    return found
+    return existing
 
 
 def _folders_in(folder):

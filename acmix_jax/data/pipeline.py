@@ -1,9 +1,12 @@
-"""From a named data set to batches, through Grain. Which images a batch holds, and how each of them is changed, follows
-from the seed and the number of the step alone: not from the number of processes, workers or threads.
+"""Makes batches of the examples of a named data set, with Grain.
 
-A batch is a dict of NumPy arrays, this process's share of the global batch: "image" uint8 `[B, H, W, C]`, "label" and
-"index" (place in the source) int32 `[B]`, and in evaluation "mask" float32 `[B]`, 0 for rows that only fill up the last
-batch. With `damaged="skip"`, "skipped" int32 `[B]` counts the damaged images that each row stands for.
+The order and the augmentation are functions of the seed and the step alone, not of the number of processes, workers or
+threads. The task changes each example: see `Change`.
+
+A batch is a dict of NumPy arrays, this process's share of the global batch: what the task's examples hold, e.g. "image"
+uint8 `[B, H, W, C]`; "index" int32 `[B]`, of the example in its source; in evaluation "mask" float32 `[B]`, 0 for rows
+that only pad a batch. With `damaged="skip"`, "skipped_count" int32 `[B]` counts the corrupt images that were
+passed over to fill each row.
 """
 
 import multiprocessing
@@ -11,101 +14,94 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterable, Iterator
 
 import grain
 import jax
 import numpy as np
 
-from acmix_jax.data import augment, digits, fashion_mnist
+from acmix_jax.data import digits, fashion_mnist
 from acmix_jax.data.array_records import RecordSource
 from acmix_jax.data.folder import FolderSource
+from acmix_jax.data.order import Groups, TrainOrder, eval_order
 from acmix_jax.data.photos import DamagedImage
-from acmix_jax.data.rand_augment import rand_augment
 from acmix_jax.data.tfds import TfdsSource
 from acmix_jax.errors import UserError, check_choice
 
 SOURCES = {
-    "digits": digits.load, "fashion_mnist": fashion_mnist.load,
+    "digits": digits.load,
+    "fashion_mnist": fashion_mnist.load,
     "folder": lambda split, directory: FolderSource(directory, split),
     "records": lambda split, directory: RecordSource(directory, split),
-}  # fmt: skip
+}
+
+Change = Callable[[dict, np.random.Generator | None], dict]
+"""(example of a source, generator for augmentation or None in evaluation) -> example as in a batch."""
 
 grain.config.update("py_traceback_filtering", "off")  # it would add lines to the messages of our errors
-_ENDLESS = 2**62  # rows; Grain wants a length
+_ENDLESS = 2**62  # rows; Grain needs a length
 
 
 def open_source(config, split: str):
-    """The random-access examples of `config.source`, split "train" or "test".
+    """Opens split "train" or "test" of `config.source`, for random access to its examples.
 
     Raises:
-      UserError: unknown source, absent files, or more classes than `config.num_classes`.
+      UserError: unknown source, or absent files.
     """
     if config.source.startswith("tfds:"):
-        source = TfdsSource(config.source.removeprefix("tfds:"), split, config.dir)
-    else:
-        check_choice("data source", config.source, [*SOURCES, "tfds:NAME"])
-        source = SOURCES[config.source](split, config.dir)
-    if source.num_classes > config.num_classes:
-        raise UserError(f"{config.source} has {source.num_classes} classes; set --config.data.num_classes to that")
-    if source.num_classes < config.num_classes and split == "train":
-        print(
-            f"warning: --config.data.num_classes={config.num_classes}, but {config.source} has {source.num_classes} "
-            "classes; the other outputs are never right",
-            file=sys.stderr,
-        )
-    return source
+        return TfdsSource(config.source.removeprefix("tfds:"), split, config.dir)
+    check_choice("data source", config.source, [*SOURCES, "tfds:NAME"])
+    return SOURCES[config.source](split, config.dir)
 
 
-def train_batches(source, config, batch_size: int, seed: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
+def train_batches(
+    source, config, change: Change, batch_size: int, seed: int, start: int = 0
+) -> Iterator[dict[str, np.ndarray]]:
     """Endless shuffled and augmented batches, from that of step `start` on.
 
-    Each pass over the data has its own order, and batches run across its end, so that no example is left out. With
-    `config.repeats` of 3, each image comes three times in a row with other changes, and a pass of as many rows as
-    there are images ends after a third of them (repeated augmentation, as in DeiT).
+    Each pass over the data has its own order, see data/order.py. With `config.repeats` of 3, each image comes three
+    times in a row with different augmentation, and a pass of as many rows as there are images ends after a third of
+    them (repeated augmentation, as in DeiT).
     """
-    place_of = _place_of_rows(batch_size)
+    groups, global_row = Groups(source), _global_row(batch_size)
+    order = TrainOrder(groups, batch_size, seed)
 
     def example(row: int) -> dict:
-        position = place_of(row)
-        epoch, place = divmod(position, len(source))
-        index = int(_order(seed, epoch, len(source))[place // config.repeats])
-        return _train_example(source, config, index, np.random.default_rng((seed, position)))
+        number = global_row(row)
+        candidates = groups.following(order.index(number, config.repeats))
+        return _load(source, candidates, config.damaged, change, np.random.default_rng((seed, number)))
 
     first = start * _share(batch_size)
     return iter(_Watched(_batches(grain.MapDataset.range(_ENDLESS)[first:].map(example), config, batch_size)))
 
 
-@lru_cache(maxsize=2)
-def _order(seed, epoch, count):
-    return np.random.default_rng((seed, epoch)).permutation(count)
-
-
-def example_batch(source, config) -> dict[str, np.ndarray]:
+def example_batch(source, config, change: Change) -> dict[str, np.ndarray]:
     """A training batch of one, for its shapes."""
-    return {name: value[None] for name, value in _train_example(source, config, 0, np.random.default_rng(0)).items()}
+    candidates = Groups(source).following(0)
+    example = _load(source, candidates, config.damaged, change, np.random.default_rng(0))
+    return {name: value[None] for name, value in example.items()}
 
 
-def eval_batches(source, config, batch_size: int) -> Iterable[dict[str, np.ndarray]]:
-    """Every example exactly once, in order, whatever the batch size and the number of processes.
+def eval_batches(source, config, change: Change, batch_size: int) -> Iterable[dict[str, np.ndarray]]:
+    """Every example exactly once, in order (group by group), for any batch size and number of processes.
 
-    Damaged images are left out with `damaged="skip"`.
+    Corrupt images are left out with `damaged="skip"`.
     """
-    place_of, change = _place_of_rows(batch_size), partial(change_for_evaluation, config)
+    groups, global_row = Groups(source), _global_row(batch_size)
+    indices, real = eval_order(groups, batch_size)
 
     def example(row: int) -> dict:
-        index = place_of(row)
-        found = _load(source, index if index < len(source) else 0, config.damaged, change)
-        whole = not found.pop("skipped", 0)
-        return {**found, "mask": np.float32(whole and index < len(source))}
+        number = global_row(row)
+        loaded = _load(source, groups.following(int(indices[number])), config.damaged, change, None)
+        intact = not loaded.pop("skipped_count", 0)
+        return {**loaded, "mask": np.float32(intact and real[number])}
 
-    count = -(-len(source) // batch_size) * _share(batch_size)
-    return _Watched(_batches(grain.MapDataset.range(count).map(example), config, batch_size))
+    rows = grain.MapDataset.range(len(indices) // batch_size * _share(batch_size))
+    return _Watched(_batches(rows.map(example), config, batch_size))
 
 
 class _Watched:
-    """The same batches, with an error that tells what to do if a worker is gone."""
+    """The same batches; if a worker dies, the error says what to do."""
 
     def __init__(self, batches):
         self._batches = batches
@@ -127,15 +123,15 @@ def _share(batch_size):
     return batch_size // jax.process_count()
 
 
-def _place_of_rows(batch_size):
-    """Of a row of this process, its place among those of all; made here, as workers know of this process alone."""
+def _global_row(batch_size):
+    """Maps a row of this process to its global row. Built in the main process: in workers, process_index() is 0."""
     share, process = _share(batch_size), jax.process_index()
 
-    def place_of(row):
+    def global_row(row):
         step, own = divmod(row, share)
         return step * batch_size + process * share + own
 
-    return place_of
+    return global_row
 
 
 def _batches(rows, config, batch_size):
@@ -148,9 +144,9 @@ def _batches(rows, config, batch_size):
 
 
 def _start_worker(*_):
-    """What a worker does first: it leaves devices and signals to the main process, and ends with it."""
+    """Leaves devices and signals to the main process, and ends the worker when that ends."""
     jax.config.update("jax_platforms", "cpu")
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all of a terminal or of a job
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a terminal or of a job
         signal.signal(number, signal.SIG_IGN)
 
     def watch():
@@ -160,47 +156,16 @@ def _start_worker(*_):
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _load(source, index, damaged, change):
-    """An example with its image changed; where that is damaged and may be skipped, the next one that is not."""
-    for skipped in range(len(source)):
-        example = source[(index + skipped) % len(source)]
+def _load(source, candidates, damaged, change, rng):
+    """The changed example at the first of these indices; with damaged="skip" at the first one that is intact."""
+    for skipped, index in enumerate(candidates):
+        example = source[index]
         try:
-            example = {**example, "image": change(example["image"]), "index": np.int32(index + skipped) % len(source)}
+            example = {**change(example, rng), "index": np.int32(index)}
         except DamagedImage as error:
             if damaged == "fail":
                 raise UserError(f"{error}; replace it, or set --config.data.damaged=skip") from error
-            print(f"warning: {error}; the next one takes its place", file=sys.stderr)
+            print(f"warning: {error}; using the next one", file=sys.stderr)
         else:
-            return example if damaged == "fail" else {**example, "skipped": np.int32(skipped)}
-    raise UserError("every image is damaged")
-
-
-def _train_example(source, config, index, rng):
-    return _load(source, index, config.damaged, lambda image: _change_for_training(config, image, rng))
-
-
-def _change_for_training(config, image, rng):
-    size, interpolation = config.image_size, config.interpolation
-    if config.random_crop:
-        image = augment.random_resized_crop(image, rng, size, config.crop_scale, interpolation)
-    elif size:
-        image = augment.resize(image, size, interpolation)
-    else:
-        image = augment.to_array(image)
-    if config.shift:
-        image = augment.shift(image, rng, config.shift)
-    if config.flip:
-        image = augment.flip(image, rng)
-    if config.rand_augment:
-        fill = tuple(min(255, round(255 * mean)) for mean in config.mean)
-        image = rand_augment(image, rng, fill, augment.RESAMPLING[interpolation])
-    return image
-
-
-def change_for_evaluation(config, image) -> np.ndarray:
-    """A Photo or an array as the network gets it to evaluate, before the pixels are normalised."""
-    if not config.image_size:
-        return augment.to_array(image)
-    if not config.eval_resize:
-        return augment.resize(image, config.image_size, config.interpolation)
-    return augment.center_crop(image, config.image_size, config.eval_resize, config.interpolation)
+            return example if damaged == "fail" else {**example, "skipped_count": np.int32(skipped)}
+    raise UserError("every image is corrupt")

@@ -1,6 +1,6 @@
-"""RandAugment (Cubuk et al., 2020) as PVT and Swin train with it: timm's rand-m9-mstd0.5-inc1, through Pillow.
+"""RandAugment (Cubuk et al., 2020) as in the training of PVT and Swin: timm's rand-m9-mstd0.5-inc1, with Pillow.
 
-An operation's strength is its magnitude on a scale from 0 to 10; with "increasing" operations, more is always stronger.
+Magnitudes are on a scale from 0 to 10; a larger one is a stronger change in every operation ("increasing").
 """
 
 import numpy as np
@@ -18,11 +18,11 @@ def rand_augment(image: np.ndarray, rng: np.random.Generator, fill: tuple[int, .
 
     Args:
       image: uint8 `[H, W, 3]`.
-      fill: colour of what comes in from outside.
+      fill: colour of pixels from outside the image.
       interpolation: a Pillow resampling filter.
 
     Raises:
-      UserError: the image is grey; half of the operations are about colour.
+      UserError: the image is grey; half of the operations change colours.
     """
     if image.shape[-1] != 3:
         raise UserError("--config.data.rand_augment=True needs RGB images, these are grey; set it to False")
@@ -55,7 +55,7 @@ def _posterize(picture, level, sign, outside):
     return ImageOps.posterize(picture, bits) if bits else picture.point(lambda value: 0)
 
 
-OPERATIONS = {  # (picture, level from 0 to 1, sign, what comes in from outside) -> picture
+OPERATIONS = {  # (picture, level from 0 to 1, sign, resample and fillcolor) -> picture
     "auto_contrast": lambda picture, level, sign, outside: ImageOps.autocontrast(picture),
     "equalize": lambda picture, level, sign, outside: ImageOps.equalize(picture),
     "invert": lambda picture, level, sign, outside: ImageOps.invert(picture),

@@ -1,4 +1,4 @@
-"""Any image classification set that TFDS has prepared in its array_record format; TensorFlow is not needed."""
+"""Source of any image classification set that TFDS has prepared as array_record; needs no TensorFlow."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ class TfdsSource:
         """Opens split "train" or "test" of data set `name` below `directory` (empty: TFDS' default).
 
         Raises:
-          UserError: the data set is not there in array_record format; says how to prepare it.
+          UserError: the data set is not prepared as array_record; says how to do that.
         """
         import tensorflow_datasets as tfds
 
@@ -39,7 +39,7 @@ class TfdsSource:
 
     @property
     def num_classes(self) -> int:
-        """As TFDS' description says."""
+        """Number of classes in TFDS' description."""
         return self._source.dataset_info.features["label"].num_classes
 
     def __len__(self) -> int:

@@ -1,21 +1,24 @@
 """Top-1 and top-5 accuracy over a whole data set."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 
 class ClassificationEvaluator:
-    """Counts right answers; rows whose "mask" is 0 do not count.
+    """Counts correct predictions; rows whose "mask" is 0 do not count.
 
     Attributes:
-      batches: the evaluation set, with "label" `[B]` and "mask" `[B]`; iterated once per evaluation.
+      batches: of the evaluation set, with "label" `[B]` and "mask" `[B]`; iterated once per evaluation.
     """
 
     keys = ("label", "mask")
     metrics = ("top1", "top5")
+    main_metric = "top1"
 
-    def __init__(self, batches: Iterable[dict[str, np.ndarray]]):
+    def __init__(self, source: Any, batches: Iterable[dict[str, np.ndarray]]):
+        """Takes the batches; the source has nothing to add."""
         self.batches = batches
         self.reset()
 
@@ -23,7 +26,7 @@ class ClassificationEvaluator:
         self._top1 = self._top5 = self._examples = 0
 
     def add(self, logits: np.ndarray, batch: dict[str, np.ndarray]) -> None:
-        """Takes logits `[B, num_classes]`; of equal logits the lower class counts as the more probable one."""
+        """Takes logits `[B, num_classes]`; among equal logits the lower class ranks first."""
         real = batch["mask"] > 0
         logits, labels = logits[real], batch["label"][real]
         best = np.argsort(-logits, axis=-1, kind="stable")[:, :5]
@@ -33,7 +36,7 @@ class ClassificationEvaluator:
         self._examples += len(labels)
 
     def result(self) -> dict[str, float]:
-        """Top-1 and top-5 in per cent, and the number of examples they were counted over."""
+        """Top-1 and top-5 in per cent, and the number of examples."""
         return {
             "top1": 100 * self._top1 / self._examples,
             "top5": 100 * self._top5 / self._examples,
@@ -41,6 +44,6 @@ class ClassificationEvaluator:
         }
 
     def summary(self) -> str:
-        """The result in words."""
+        """The result as text."""
         result = self.result()
         return f"top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % of {result['examples']} images"

@@ -1,17 +1,34 @@
 """The tasks by their name in the config, each with its evaluator."""
 
+from typing import Any
+
+from acmix_jax.data import pipeline
 from acmix_jax.errors import check_choice
+from acmix_jax.evaluators import EVALUATORS, best_metric
 from acmix_jax.evaluators.base import Evaluator
-from acmix_jax.evaluators.classification import ClassificationEvaluator
 from acmix_jax.tasks.base import Task
 from acmix_jax.tasks.classification import Classification
 
-TASKS = {"classification": (Classification, ClassificationEvaluator)}
+TASKS = {"classification": Classification}
 
 
-def create_task(config, eval_batches) -> tuple[Task, Evaluator]:
-    """The task that `config.task` names, and an evaluator of it over `eval_batches`."""
+def create_task(config) -> Task:
+    """The task that `config.task` names.
+
+    Raises:
+      UserError: there is no such task, or its evaluator has no metric `config.best_metric`.
+    """
     check_choice("task", config.task, TASKS)
-    task, evaluator = TASKS[config.task]
-    check_choice("best_metric", config.best_metric, evaluator.metrics)
-    return task.from_config(config), evaluator(eval_batches)
+    best_metric(config)
+    return TASKS[config.task].from_config(config)
+
+
+def create_evaluator(config, task: Task, source: Any) -> Evaluator:
+    """The task's evaluator over all examples of `source`.
+
+    Raises:
+      UserError: the examples do not fit the task.
+    """
+    task.check_source(source)
+    batches = pipeline.eval_batches(source, config.data, task.change, config.batch_size)
+    return EVALUATORS[config.task](source, batches)

@@ -1,20 +1,25 @@
 """Image classification with label smoothing."""
 
+import sys
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from acmix_jax.analysis import alpha_beta
+from acmix_jax.data import classification
+from acmix_jax.data.pipeline import Change
 from acmix_jax.errors import UserError
-from acmix_jax.models import create_model
+from acmix_jax.models import create_model, model_fields
 from acmix_jax.ops import mixing
 from acmix_jax.tasks.base import Batch, Variables
 
 
 def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float, over_all: bool = False) -> jax.Array:
-    """Targets float32 `[B, K]` from int `[B]`, of which a part s is spread.
+    """Targets float32 `[B, K]` from int `[B]`, of which a fraction s is spread.
 
     Each wrong class gets s / (K - 1) (ResNet and SAN, as released); or, `over_all`, each class s / K (PVT and Swin).
     """
@@ -30,8 +35,9 @@ class Classification:
       model: images float `[B, H, W, C]` to logits float32 `[B, num_classes]`.
       label_smoothing, label_smoothing_over_all: see `smooth_labels`.
       random_erasing, mixup, cutmix: see ops/mixing.py; 0 for none.
-      batch_norm_groups: parts of a batch that go through the model each by itself when it trains.
+      batch_norm_groups: parts of a training batch that BatchNorm normalises separately.
       mean, std: of the pixels, one or C values, on the scale from 0 to 1.
+      change: see data/classification.py.
     """
 
     model: nn.Module
@@ -43,25 +49,32 @@ class Classification:
     batch_norm_groups: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    change: Change
 
     @classmethod
     def from_config(cls, config) -> "Classification":
-        fields = config.acmix.to_dict() if config.model.startswith("acmix_") else {}
-        fields = {name: value for name, value in fields.items() if value is not None}
-        model = create_model(
-            config.model,
-            config.data.num_classes,
-            jnp.dtype(config.dtype),
-            config.drop_path,
-            config.dropout,
-            config.remat,
-            **fields,
+        model = create_model(config.model, config.data.num_classes, **model_fields(config))
+        return cls(
+            model,
+            config.label_smoothing,
+            config.label_smoothing_over_all,
+            config.random_erasing,
+            config.mixup,
+            config.cutmix,
+            config.batch_norm_groups,
+            mean=tuple(config.data.mean),
+            std=tuple(config.data.std),
+            change=partial(classification.change, config.data),
         )
-        of_loss = (
-            "label_smoothing", "label_smoothing_over_all", "random_erasing", "mixup", "cutmix", "batch_norm_groups"
-        )  # fmt: skip
-        fields = {name: config[name] for name in of_loss}
-        return cls(model, **fields, mean=tuple(config.data.mean), std=tuple(config.data.std))
+
+    def check_source(self, source: Any) -> None:
+        """Raises a UserError if the source has more classes than the model; warns, once, if it has fewer."""
+        difference = f"the data has {source.num_classes} classes, the model {self.model.num_classes}"
+        hint = f"set --config.data.num_classes={source.num_classes}"
+        if source.num_classes > self.model.num_classes:
+            raise UserError(f"{difference}; {hint}")
+        if source.num_classes < self.model.num_classes:
+            _warn(f"{difference}: some outputs are never right; {hint} in a new --workdir, or leave it so")
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         return self.model.init(key, self.normalise(batch["image"]), train=False)
@@ -85,8 +98,12 @@ class Classification:
         """Logits float32 `[B, num_classes]`."""
         return self.model.apply(variables, self.normalise(batch["image"]), train=False)
 
+    def scalars(self, params: Any) -> dict[str, float]:
+        """Alpha and beta of each ACmix layer."""
+        return alpha_beta.scalars(params)
+
     def _train(self, variables, images, key):
-        """Logits, and the running statistics after the batch."""
+        """Logits, and the running statistics updated by the batch."""
 
         def of_group(images, key):
             return self.model.apply(variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
@@ -98,7 +115,7 @@ class Classification:
         return logits.reshape(len(images), -1), jax.tree.map(lambda x: x.mean(axis=0), changed)
 
     def normalise(self, image: jax.Array) -> jax.Array:
-        """What the model takes, float32, from uint8 `[B, H, W, C]`."""
+        """The model's input, float32, from uint8 `[B, H, W, C]`."""
         for field, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, image.shape[-1]):
                 raise UserError(
@@ -106,3 +123,8 @@ class Classification:
                     "channels; use 1 value, or one for each channel"
                 )
         return (image.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
+
+
+@cache
+def _warn(message):
+    print(f"warning: {message}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The one evaluation: a task's predictions over an evaluator's data."""
+"""Evaluation: a task's predictions over an evaluator's data."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +11,15 @@ from acmix_jax.config import check_config
 from acmix_jax.data import pipeline
 from acmix_jax.devices import sharding
 from acmix_jax.errors import UserError
+from acmix_jax.evaluators import best_metric
 from acmix_jax.evaluators.base import Evaluator
 from acmix_jax.run.checkpoint import Checkpoints
-from acmix_jax.tasks import create_task
+from acmix_jax.tasks import create_evaluator, create_task
 from acmix_jax.tasks.base import Task, Variables
 
 
 def make_predict(task: Task, keys: tuple[str, ...], mesh: jax.sharding.Mesh) -> Callable[[Variables, Any], Any]:
-    """A compiled step whose predictions, and the entries `keys` of the batch, come back whole to every process."""
+    """A jitted (variables, batch) -> (predictions, entries `keys` of the batch), both replicated on every process."""
 
     def predict(variables, batch):
         return task.predict(variables, batch), {key: batch[key] for key in keys}
@@ -38,12 +39,12 @@ def evaluate(
 
 
 def evaluate_checkpoint(config, folder: Path, which: str) -> str:
-    """Evaluates checkpoint "latest", "best" or a step of the run in `folder`; returns the result in words."""
+    """Evaluates checkpoint "latest", "best" or a step of the run in `folder`; returns the result as text."""
     check_config(config)
     mesh = sharding.make_mesh(config.batch_size)
-    source = pipeline.open_source(config.data, "test")
-    task, evaluator = create_task(config, pipeline.eval_batches(source, config.data, config.batch_size))
-    with Checkpoints(folder / "checkpoints", config.best_metric, read_only=True) as checkpoints, jax.set_mesh(mesh):
+    task = create_task(config)
+    evaluator = create_evaluator(config, task, pipeline.open_source(config.data, "test"))
+    with Checkpoints(folder / "checkpoints", best_metric(config), read_only=True) as checkpoints, jax.set_mesh(mesh):
         step, variables = checkpoints.read_variables(which)
         variables = jax.device_put(variables, sharding.replicated(mesh))
         try:

@@ -1,9 +1,8 @@
-"""The one training loop. It knows tasks and evaluators, never which ones."""
+"""The training loop, one for all tasks and evaluators."""
 
 import contextlib
 import io
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,27 +10,26 @@ import jax
 import numpy as np
 from clu import parameter_overview
 
-from acmix_jax.analysis import alpha_beta
-from acmix_jax.config import check_config
 from acmix_jax.data import pipeline
 from acmix_jax.devices import memory, processes, sharding
 from acmix_jax.errors import UserError
+from acmix_jax.evaluators import best_metric
 from acmix_jax.run import environment, workdir
 from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.run.metrics import MetricsWriter, StepLog
 from acmix_jax.run.profile import Trace
 from acmix_jax.run.progress import Progress
 from acmix_jax.run.stop import StopRequested, StopSignal
-from acmix_jax.tasks import create_task
-from acmix_jax.training import optim
+from acmix_jax.tasks import create_evaluator
 from acmix_jax.training.evaluate import evaluate, make_predict
+from acmix_jax.training.setup import Setup, set_up
 from acmix_jax.training.state import TrainState
-from acmix_jax.training.step import build_step
-from acmix_jax.weights import warm_start
+from acmix_jax.training.step import CompiledSteps
+from acmix_jax.weights.stored import read_into
 
 
 def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> TrainState:
-    """Trains as the config says, continuing what `folder` holds of it; on all devices of all processes.
+    """Trains with `config`, or resumes the run in `folder`; on all devices of all processes.
 
     Args:
       config: see acmix_jax/config.py.
@@ -45,56 +43,36 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
       UserError: a setting is wrong, or the loss is no longer finite (earlier checkpoints stay).
       StopRequested: a signal ended the run early; its state is saved.
     """
-    check_config(config)
+    # Mistakes in the config, the data or init_from show here, before any file is made.
+    run = set_up(config, devices)
+    evaluator = create_evaluator(config, run.task, pipeline.open_source(config.data, "test"))
+    if config.init_from and not (folder / "config.json").exists():
+        read_into(run.shapes.variables, Path(config.init_from))
+    processes.first_does(lambda: workdir.prepare(folder, config, len(run.source), environment.describe()))
 
-    # What to train, on what
-    mesh = sharding.make_mesh(config.batch_size, config.fsdp, devices)
-    source = pipeline.open_source(config.data, "train")
-    eval_source = pipeline.open_source(config.data, "test")
-    task, evaluator = create_task(config, pipeline.eval_batches(eval_source, config.data, config.batch_size))
-    example = pipeline.example_batch(source, config.data)
-
-    # How
-    steps_per_epoch = len(source) / config.batch_size
-    total = max(1, round(config.num_epochs * steps_per_epoch))
-    schedule = optim.learning_rate_schedule(config.optimizer, config.num_epochs, steps_per_epoch, config.batch_size)
-    optimizer = optim.make_optimizer(config.optimizer, schedule)
-
-    with jax.set_mesh(mesh), StopSignal() as stop, contextlib.ExitStack() as closing:
-        # The state: from the newest checkpoint, or fresh
-        # Shapes first: a mistake in the model or in init_from shows before any file is made.
-        init, shapes, step_of = build_step(config, task, optimizer, schedule, example, mesh)
-        if config.init_from and not (folder / "config.json").exists():
-            warm_start.read_into(shapes.variables, Path(config.init_from))
-        processes.first_does(lambda: workdir.prepare(folder, config, len(source), environment.describe()))
-        checkpoints = Checkpoints(folder / "checkpoints", config.best_metric, config.keep_checkpoints)
+    with jax.set_mesh(run.mesh), StopSignal() as stop, contextlib.ExitStack() as closing:
+        checkpoints = Checkpoints(folder / "checkpoints", best_metric(config), config.keep_checkpoints)
         closing.enter_context(checkpoints)
-        state = checkpoints.restore(shapes)
-        if state is None:
-            state = init(jax.random.key(config.seed))
-            if config.init_from:
-                state = _start_from(Path(config.init_from), state)
-            if processes.is_first():
-                print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
-        start = int(state.step)
-        batches = pipeline.train_batches(source, config.data, config.batch_size, config.seed, start)
+        state = checkpoints.restore(run.shapes)
+        state = _fresh_state(config, run) if state is None else state
+        start, total = int(state.step), run.total_steps
         progress = Progress(total, start, config.batch_size, None if processes.is_first() else io.StringIO())
         if start == total:
             progress.say(f"finished before, at step {total}; see {folder}")
             return state
-
-        # The loop. Steps are only queued here; the host waits for the device when it logs, evaluates or saves.
-        begin = time.monotonic()
-        compiled = step_of.lower(shapes, sharding.batch_shapes(example, config.batch_size, mesh)).compile()
-        where = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
-        progress.say(
-            f"train step compiled in {time.monotonic() - begin:.1f} s for {where}; step {start} of {total} done"
+        progress.say(f"step {start} of {total} done")
+        batches = pipeline.train_batches(
+            run.source, config.data, run.task.change, config.batch_size, config.seed, start
         )
-        predict = make_predict(task, evaluator.keys, mesh)
+        steps = CompiledSteps(run.step, run.shapes, run.mesh, progress.say)
+        steps.of(sharding.batch_shapes(run.example, config.batch_size, run.mesh))
+        predict = make_predict(run.task, evaluator.keys, run.mesh)
         writer = closing.enter_context(MetricsWriter(folder, start, config)) if processes.is_first() else None
         examples = folder / f"examples_{jax.process_index()}.jsonl" if config.log_examples else None
         examples = closing.enter_context(StepLog(examples, start)) if examples else None
         trace = closing.enter_context(Trace(folder, config.profile_steps))
+
+        # Steps are only queued; the host waits for the device when it logs, evaluates or saves.
         pending = []
         progress.rate(start)
         for step in range(start + 1, total + 1):
@@ -102,22 +80,24 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
             batch = next(batches)
             if examples:
                 examples.write(step, {"index": batch["index"].tolist()})
-            batch = sharding.put_batch(batch, mesh)
+            batch = sharding.put_batch(batch, run.mesh)
+            train_step = steps.of(batch)
             with jax.transfer_guard("disallow"):
-                state, metrics = compiled(state, batch)
+                state, metrics = train_step(state, batch)
             pending.append(metrics)
+
             stopping = stop.requested(step)
             evaluating = step == total or _due(step, config.eval_every)
             saving = evaluating or stopping or _due(step, config.checkpoint_every)
             if not (saving or _due(step, config.log_every)):
                 continue
-            scalars = _mean_metrics(pending, step) | alpha_beta.scalars(state.params)
+            scalars = _summarize(pending, step) | run.task.scalars(state.params)
             pending = []
             scalars |= {"images_per_second": progress.rate(step), **memory.peak_gib()}
             progress.update(step, scalars["images_per_second"], f"loss {scalars['loss']:.4f}")
             evaluation = None
             if evaluating:
-                evaluation = evaluate(predict, state.variables, evaluator, mesh)
+                evaluation = evaluate(predict, state.variables, evaluator, run.mesh)
                 progress.say(f"step {step} evaluation: " + evaluator.summary())
                 scalars |= {f"eval_{name}": value for name, value in evaluation.items()}
             if writer:
@@ -131,24 +111,29 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
     return state
 
 
-def _start_from(folder: Path, state: TrainState) -> TrainState:
-    """The fresh state with the weights in `folder`; says what was taken."""
-    variables, words = warm_start.read_into(state.variables, folder)
-    print(f"init_from {words}", file=sys.stderr)
-    params, model_state = variables.pop("params"), variables
-    average = None if state.average is None else params
-    fresh = state.replace(params=params, model_state=model_state, average=average)
-    # A copy of each: the parameters and their average must not share memory that a step takes.
-    return jax.device_put(fresh, jax.tree.map(lambda x: x.sharding, state), may_alias=False)
+def _fresh_state(config, run: Setup) -> TrainState:
+    """The state before the first step, from `init_from` if that is set; prints an overview of the parameters."""
+    state = run.init(jax.random.key(config.seed))
+    if config.init_from:
+        variables, summary = read_into(state.variables, Path(config.init_from))
+        print(f"init_from {summary}", file=sys.stderr)
+        params, model_state = variables.pop("params"), variables
+        average = None if state.average is None else params
+        loaded = state.replace(params=params, model_state=model_state, average=average)
+        # Copies: the parameters and their average must not share memory, as the step donates it.
+        state = jax.device_put(loaded, jax.tree.map(lambda x: x.sharding, state), may_alias=False)
+    if processes.is_first():
+        print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
+    return state
 
 
 def _due(step: int, every: int) -> bool:
-    """Whether something that happens every so many steps happens now; 0 means never."""
+    """True every so many steps; never for 0."""
     return every > 0 and step % every == 0
 
 
-def _mean_metrics(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
-    """Means of the metrics of the steps up to `step`; the learning rate is the last one, skipped images are summed.
+def _summarize(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
+    """Metrics of the steps up to `step`: sums of those named *_count, the last learning rate, means of the others.
 
     Raises:
       UserError: the loss, gradient or new state of a step is not finite; names the first such step.
@@ -161,7 +146,8 @@ def _mean_metrics(pending: list[dict[str, jax.Array]], step: int) -> dict[str, f
                 f"{bad[0]} is {metrics[bad[0]]} at step {number}; earlier checkpoints are kept; "
                 "lower --config.optimizer.learning_rate or lengthen --config.optimizer.warmup_epochs in a new --workdir"
             )
-    means = {name: float(np.mean([metrics[name] for metrics in fetched])) for name in fetched[0]}
-    if "images_skipped" in means:
-        means["images_skipped"] *= len(fetched)
-    return means | {"learning_rate": float(fetched[-1]["learning_rate"])}
+    columns = {name: [metrics[name] for metrics in fetched] for name in fetched[0]}
+    summary = {
+        name: float(np.sum(values) if name.endswith("_count") else np.mean(values)) for name, values in columns.items()
+    }
+    return summary | {"learning_rate": float(columns["learning_rate"][-1])}

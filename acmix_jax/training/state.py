@@ -1,4 +1,4 @@
-"""Everything that a training step reads and writes, and all that a checkpoint needs besides the data's place."""
+"""The state that a train step reads and writes, and a checkpoint holds."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class TrainState:
       params: the learned parameters, float32.
       model_state: the other Flax collections, here {"batch_stats": ...}.
       opt_state: state of the optax optimizer.
-      average: moving average of the parameters, if the run keeps one.
+      average: moving average of the parameters; None if the run has none.
     """
 
     step: jax.Array
@@ -26,5 +26,5 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes; with the averaged parameters, if there are any."""
+        """Variables for `model.apply`, with the averaged parameters if there are any."""
         return {"params": self.params if self.average is None else self.average, **self.model_state}

@@ -1,5 +1,6 @@
-"""The step of training, a pure function of state and batch, and the state before the first one."""
+"""The train step, a pure function of state and batch, and the state before the first one."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,15 +17,15 @@ from acmix_jax.training.state import TrainState
 def build_step(
     config: Any, task: Task, optimizer: optax.GradientTransformation, schedule: Callable, example: Any, mesh: Any
 ) -> tuple[Callable, TrainState, Callable]:
-    """What a config says, compiled for a mesh when it is first called.
+    """The jitted init and train step of a config on a mesh.
 
     Args:
       example: a batch of one, for its shapes.
 
     Returns:
       init: key -> the state before the first step.
-      shapes: of the state, with their shardings.
-      train_step: (state, batch) -> (state, metrics); the old state's memory becomes the new one's.
+      shapes: of the state, with shardings.
+      train_step: (state, batch) -> (state, metrics); donates the old state.
     """
     init = partial(create_state, task, optimizer, example, averages=config.ema > 0)
     shapes = jax.eval_shape(init, jax.random.key(0))
@@ -34,10 +35,36 @@ def build_step(
     return jax.jit(init, out_shardings=layout), sharding.with_sharding(shapes, layout), step
 
 
+class CompiledSteps:
+    """The train step, compiled ahead of time once for each tree of batch shapes.
+
+    Args:
+      step, shapes: from `build_step`.
+      mesh: the devices, to name them.
+      say: takes a message for each compilation.
+    """
+
+    def __init__(self, step: Callable, shapes: TrainState, mesh: jax.sharding.Mesh, say: Callable[[str], None]):
+        self._step, self._shapes, self._say = step, shapes, say
+        self._where = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+        self._compiled = {}
+
+    def of(self, batch: Any) -> Callable:
+        """The compiled step for batches like this one: global arrays, or their shapes with shardings."""
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), batch)
+        key = tuple(sorted((name, x.shape, x.dtype.name) for name, x in shapes.items()))
+        if key not in self._compiled:
+            begin = time.monotonic()
+            self._compiled[key] = self._step.lower(self._shapes, shapes).compile()
+            names = ", ".join(f"{name} {'x'.join(map(str, shape[1:]))}" for name, shape, _ in key if len(shape) > 1)
+            self._say(f"train step compiled in {time.monotonic() - begin:.1f} s for {self._where}, {names}")
+        return self._compiled[key]
+
+
 def create_state(
     task: Task, optimizer: optax.GradientTransformation, batch: Any, key: jax.Array, averages: bool = False
 ) -> TrainState:
-    """The state before the first step; runs under jit, `batch` only gives the shapes."""
+    """The state before the first step; runs under jit; `batch` only gives the shapes."""
     variables = task.init(key, batch)
     params = variables.pop("params")
     average = jax.tree.map(jnp.copy, params) if averages else None
@@ -51,9 +78,9 @@ def make_train_step(
     """A pure function (state, batch) -> (state after one update, metrics of the batch before it).
 
     Args:
-      accumulate: with k, the batch goes through the model in k parts, one after the other, whose gradients are
-        averaged: a k-th of the memory. BatchNorm then normalises by each part.
-      ema: what the moving average of the parameters keeps of itself in each step, if the state has one.
+      accumulate: number of parts of a batch that go through the model one after the other, to save memory; their
+        gradients are averaged. BatchNorm normalises each part separately.
+      ema: decay of the moving average of the parameters, if the state has one.
     """
 
     def gradients_of(params, model_state, batch, rngs):
@@ -91,10 +118,9 @@ def make_train_step(
         metrics |= {
             "learning_rate": schedule(state.step),
             "grad_norm": optax.tree.norm(gradients),
-            "state_norm": optax.tree.norm((params, model_state)),  # finite only if what a checkpoint would hold is
+            "state_norm": optax.tree.norm((params, model_state)),  # finite only if a checkpoint of it would be
         }
-        if "skipped" in batch:
-            metrics["images_skipped"] = batch["skipped"].sum()
+        metrics |= {name: count.sum() for name, count in batch.items() if name.endswith("_count")}
         return TrainState(state.step + 1, params, model_state, opt_state, average), metrics
 
     return train_step

@@ -9,6 +9,7 @@ from acmix_jax.errors import UserError
 from acmix_jax.run import workdir
 from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.weights.fold import fold
+from acmix_jax.weights.warm_start import merge
 
 
 def read_trainable(folder: Path, which: str = "latest", best: str | None = None) -> tuple[int, dict[str, Any]]:
@@ -27,6 +28,25 @@ def read_trainable(folder: Path, which: str = "latest", best: str | None = None)
         raise UserError(f"{folder} holds folded weights, which only --mode=eval can use; "
                         "use the folder that they were folded from")  # fmt: skip
     return step, variables
+
+
+def read_into(fresh: dict[str, Any], folder: Path) -> tuple[dict[str, Any], str]:
+    """Merges the newest checkpoint of a workdir, or weights that acmix_jax.convert wrote, into fresh variables.
+
+    Returns:
+      As `merge`, where the summary also names the weights.
+
+    Raises:
+      UserError: there is no checkpoint, it cannot be read, or it does not fit.
+    """
+    model = workdir.model_of(folder)
+    step, variables = read_trainable(folder)
+    try:
+        merged, summary = merge(fresh, variables)
+    except UserError as error:
+        hint = "; only SAN, PVT and Swin can be upgraded from plain to ACmix" if model.startswith("resnet") else ""
+        raise UserError(f"--config.init_from={folder} holds weights of {model}{hint}; {error}") from error
+    return merged, f"{folder} ({model}) at step {step}: {summary}"
 
 
 def fold_checkpoint(folder: Path, which: str, out: Path) -> str:

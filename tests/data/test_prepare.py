@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 
 from acmix_jax.config import default_config
-from acmix_jax.data import pipeline, prepare
+from acmix_jax.data import classification, pipeline, prepare
 from acmix_jax.errors import UserError
 from tests.photographs import write_folder
 
@@ -37,8 +38,9 @@ def test_shards_give_the_batches_of_the_folder(folder, tmp_path, settings):
     for settings.source, settings.dir in (("folder", str(folder)), ("records", str(tmp_path / "out"))):
         train, test = (pipeline.open_source(settings, split) for split in ("train", "test"))
         assert train.classes == ["china", "flower", "hopper"]
-        endless = pipeline.train_batches(train, settings, batch_size=5, seed=3)
-        batches.append([*itertools.islice(endless, 4), *pipeline.eval_batches(test, settings, 4)])
+        change = partial(classification.change, settings)
+        endless = pipeline.train_batches(train, settings, change, batch_size=5, seed=3)
+        batches.append([*itertools.islice(endless, 4), *pipeline.eval_batches(test, settings, change, 4)])
     assert len(batches[0]) == 6
     for found, wanted in zip(*batches, strict=True):
         assert set(found) == set(wanted)

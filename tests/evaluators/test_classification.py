@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 
+from acmix_jax.errors import UserError
+from acmix_jax.evaluators import best_metric
 from acmix_jax.evaluators.classification import ClassificationEvaluator
 
 
 def test_counts_top1_and_top5_of_real_rows():
-    evaluator = ClassificationEvaluator([])
+    evaluator = ClassificationEvaluator(None, [])
     ranks = [0, 4, 5, 0]  # how many classes each row ranks above the right one, class 7; the last row is padding
     logits = np.zeros((4, 10), np.float32)
     for row, rank in enumerate(ranks):
@@ -20,6 +22,17 @@ def test_counts_top1_and_top5_of_real_rows():
 
 
 def test_equal_logits_are_not_a_right_answer():
-    evaluator = ClassificationEvaluator([])
+    evaluator = ClassificationEvaluator(None, [])
     evaluator.add(np.zeros((1, 10)), {"label": np.array([9]), "mask": np.array([1])})
     assert evaluator.result()["top5"] == 0
+
+
+def test_the_main_metric_marks_the_best_checkpoint_by_default(config):
+    assert best_metric(config) == "top1"
+    config.best_metric = ""
+    assert best_metric(config) == "top1"
+    config.best_metric = "top5"
+    assert best_metric(config) == "top5"
+    config.best_metric = "top3"
+    with pytest.raises(UserError, match="unknown best_metric 'top3'; did you mean top"):
+        best_metric(config)

@@ -126,7 +126,7 @@ def test_every_row_is_a_config_that_can_be_trained(fields):
     """Its network and optimizer take the parameters; nothing is compiled."""
     config = fashion_mnist.get_config("acmix_swin_micro_patch2")
     config.update_from_flattened_dict(fields)
-    task = create_task(config, [])[0]
+    task = create_task(config)
     images = {"image": np.zeros((2, 28, 28, 1), np.uint8)}
     params = jax.eval_shape(lambda: task.init(jax.random.key(0), images))["params"]
     jax.eval_shape(optim.make_optimizer(config.optimizer, lambda step: 0.1).init, params)

@@ -1,6 +1,7 @@
 import re
 from functools import partial
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -8,7 +9,8 @@ import pytest
 
 from acmix_jax.analysis.inspection import inspect_checkpoint
 from acmix_jax.benchmark.input import benchmark_input
-from acmix_jax.data import prepare
+from acmix_jax.data import pipeline, prepare
+from acmix_jax.data.photos import Photo
 from acmix_jax.errors import UserError
 from acmix_jax.run import workdir
 from acmix_jax.run.checkpoint import Checkpoints
@@ -64,8 +66,8 @@ def test_a_finished_run_stays_as_it_is(finished, capsys):
 def test_a_checkpoint_evaluates_as_the_run_did(finished):
     config, folder, _ = finished
     last = read_metrics(folder)[-1]
-    words = f"at step 12: top-1 {last['eval_top1']:.2f} %, top-5 {last['eval_top5']:.2f} % of 360 images"
-    assert words in evaluate_checkpoint(config, folder, "latest")
+    summary = f"at step 12: top-1 {last['eval_top1']:.2f} %, top-5 {last['eval_top5']:.2f} % of 360 images"
+    assert summary in evaluate_checkpoint(config, folder, "latest")
 
 
 def test_inspection_shows_the_learned_values(finished):
@@ -161,6 +163,48 @@ def test_a_batch_that_does_not_divide_is_refused(config, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class Small(nn.Module):
+    """One convolution, and a classifier."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        return nn.Dense(self.num_classes)(nn.relu(nn.Conv(8, (3, 3))(images)).mean((1, 2)))
+
+
+class TwoSizes:
+    """Images of 8x8 and 6x6 pixels in turns, the one at index 3 corrupt."""
+
+    num_classes = 10
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        size = 6 if self.group_of(index) else 8
+        image = Photo(b"", "corrupt") if index == 3 else np.full((size, size, 1), 6 * index, np.uint8)
+        return {"image": image, "label": np.int32(index % 10)}
+
+    def group_of(self, index):
+        return index % 2
+
+
+def test_one_step_is_compiled_for_each_size_of_the_images(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(pipeline.SOURCES, "two_sizes", lambda split, directory: TwoSizes())
+    monkeypatch.setattr("acmix_jax.tasks.classification.create_model", lambda name, num_classes, *_, **__: Small(10))
+    config.data.source, config.data.damaged, config.data.shift, config.log_every = "two_sizes", "skip", 0, 0
+    config.batch_size, config.num_epochs, config.label_smoothing = 8, 2.4, 0.0
+    train(config, tmp_path, jax.devices()[:1])
+    said = capsys.readouterr().err
+    assert said.count("train step compiled in") == 2
+    assert "for 1 x cpu, image 8x8x1" in said
+    assert "for 1 x cpu, image 6x6x1" in said
+    (row,) = read_metrics(tmp_path)
+    assert (row["step"], row["eval_examples"]) == (12, 39)
+    assert row["skipped_count"] in (2, 3)  # once a pass; summed over the steps
+
+
 @pytest.mark.slow
 def test_fsdp_holds_a_quarter_on_each_device_and_computes_the_same(config, tmp_path):
     config.log_every, config.seed = 1, 1  # in the run of seed 0 rounding doubles at each step, to 1e-4 at the last
@@ -180,7 +224,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(config):
     """For a network without BatchNorm."""
     config.model, config.accumulate, config.batch_size, config.label_smoothing = "acmix_swin_micro_patch2", 4, 16, 0.1
     config.drop_path = 0.0
-    task, _ = create_task(config, ())
+    task = create_task(config)
     optimizer = optax.sgd(1.0)
     rng = np.random.default_rng(0)
     batch = {
@@ -217,5 +261,5 @@ def test_a_folder_of_photographs_trains_as_its_shards_do(config, tmp_path):
 
 @pytest.mark.slow
 def test_input_and_devices_are_compared(config):
-    words = benchmark_input(config, seconds=0.5)
-    assert re.fullmatch(r"input alone: [\d,]+ images/s; training on one batch .*: [\d,]+ images/s; the .*", words)
+    summary = benchmark_input(config, seconds=0.5)
+    assert re.fullmatch(r"input alone: [\d,]+ images/s; training on one batch .*: [\d,]+ images/s; the .*", summary)

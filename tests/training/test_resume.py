@@ -109,9 +109,9 @@ def test_killed_25_times_it_sees_each_image_once_in_each_epoch(tmp_path):
     output = end(process)
     assert process.returncode == 0, output
     survive(tmp_path / "killed", 8 * ("save", "any", "start") + ("save",), steps)
-    found, wanted = (result(tmp_path / name, steps) for name in ("killed", "undisturbed"))
-    assert found == wanted
-    seen = [index for row in found[-1] for index in row["index"]]
+    actual, expected = (result(tmp_path / name, steps) for name in ("killed", "undisturbed"))
+    assert actual == expected
+    seen = [index for row in actual[-1] for index in row["index"]]
     epochs = [seen[i : i + EXAMPLES] for i in range(0, len(seen), EXAMPLES)]
     assert len(epochs) == 11
     for epoch in epochs[:-1]:

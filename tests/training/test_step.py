@@ -81,7 +81,7 @@ def test_groups_are_normalised_each_by_itself():
     image = rng.integers(0, 256, (8, 8, 8, 1), dtype=np.uint8)
     image[4:] //= 2  # so that the groups differ
     batch = {"image": image, "label": np.arange(8) % 10}
-    one = Classification(Small(), 0.0, False, 0.0, 0.0, 0.0, 1, (0.5,), (0.5,))
+    one = Classification(Small(), 0.0, False, 0.0, 0.0, 0.0, 1, (0.5,), (0.5,), change=None)
     variables = one.init(jax.random.key(0), batch)
 
     def results(task, batch):
@@ -93,10 +93,10 @@ def test_groups_are_normalised_each_by_itself():
         return jax.jit(jax.value_and_grad(loss_of, has_aux=True))(variables["params"])
 
     halves = [results(one, jax.tree.map(lambda x, part=part: x[part], batch)) for part in (slice(4), slice(4, 8))]
-    wanted = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
-    found = results(dataclasses.replace(one, batch_norm_groups=2), batch)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, wanted)
-    assert abs(float(results(one, batch)[0][0] - wanted[0][0])) > 1e-3  # normalised together it is another loss
+    expected = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+    actual = results(dataclasses.replace(one, batch_norm_groups=2), batch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), actual, expected)
+    assert abs(float(results(one, batch)[0][0] - expected[0][0])) > 1e-3  # normalised together it is another loss
 
 
 def test_a_trace_of_the_steps_asked_for(tmp_path):
@@ -107,3 +107,12 @@ def test_a_trace_of_the_steps_asked_for(tmp_path):
     with Trace(tmp_path / "none", "") as trace:
         trace.at(1, ())
     assert not (tmp_path / "none").exists()
+
+
+def test_counts_of_a_batch_are_summed_over_its_rows():
+    """Also where the batch goes through the model in parts, whose other metrics are averaged."""
+    optimizer, batch = optax.sgd(0.1), BATCH | {"skipped_count": np.array([0, 2, 0, 1], np.int32)}
+    state = create_state(Line(), optimizer, batch, jax.random.key(0))
+    for accumulate in (1, 2):
+        step = jax.jit(make_train_step(Line(), optimizer, lambda step: 0.1, 0, accumulate))
+        assert int(step(state, batch)[1]["skipped_count"]) == 3

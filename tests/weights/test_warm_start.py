@@ -1,6 +1,7 @@
 from functools import partial
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +19,9 @@ from acmix_jax.weights.warm_start import merge
 PLAIN = ["swin_micro_patch2", *(pytest.param(n, marks=pytest.mark.slow) for n in ("pvt_micro_patch2", "san5_stem1"))]
 
 
-def variables_of(name, seed, num_classes=10, channels=3):
+def variables_of(name, seed, num_classes=10, channels=3, wrap=lambda model: model):
     """Random ones without compiling anything, at which activations stay of order one."""
-    model = acmix_jax.create_model(name, num_classes)
+    model = wrap(acmix_jax.create_model(name, num_classes))
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, channels)))
     rng = np.random.default_rng(seed)
     variables = {}
@@ -38,7 +39,7 @@ def variables_of(name, seed, num_classes=10, channels=3):
 def test_an_upgraded_network_computes_what_the_plain_one_does(name):
     plain, trained = variables_of(name, 0)
     model, fresh = variables_of("acmix_" + name, 1)
-    upgraded, words = merge(fresh, trained)
+    upgraded, summary = merge(fresh, trained)
     images, labels = jax.random.normal(jax.random.key(0), (2, 16, 16, 3)), jnp.arange(2)
     expected = jax.jit(plain.apply)(trained, images)
 
@@ -54,7 +55,7 @@ def test_an_upgraded_network_computes_what_the_plain_one_does(name):
     after, _ = look(jax.tree.map(lambda p, g: p - 1e-4 * g, upgraded["params"], before))
     assert np.isfinite(logits).all()
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-    assert "plain layers upgraded to ACmix (alpha 1, beta 0)" in words
+    assert "plain layers upgraded to ACmix (alpha 1, beta 0)" in summary
     before, after = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (before, after))
     # PVT's classifier reads the class token alone, which the convolution of its last layer does not reach.
     reached = [path for path in before if "pvt" not in name or "stage4" not in path]
@@ -69,18 +70,64 @@ def test_an_upgraded_network_computes_what_the_plain_one_does(name):
 def test_the_same_network_takes_everything():
     _, trained = variables_of("acmix_resnet14_stem1", 0)
     _, fresh = variables_of("acmix_resnet14_stem1", 1)
-    merged, words = merge(fresh, trained)
+    merged, summary = merge(fresh, trained)
     jax.tree.map(np.testing.assert_array_equal, merged, trained)
-    assert words == f"{len(jax.tree.leaves(trained))} tensors"
+    assert summary == f"{len(jax.tree.leaves(trained))} tensors"
 
 
 def test_a_head_for_other_classes_stays_fresh():
     _, trained = variables_of("swin_micro_patch2", 0, num_classes=10)
     _, fresh = variables_of("swin_micro_patch2", 1, num_classes=3)
-    merged, words = merge(fresh, trained)
+    merged, summary = merge(fresh, trained)
     jax.tree.map(np.testing.assert_array_equal, merged["params"]["head"], fresh["params"]["head"])
     jax.tree.map(np.testing.assert_array_equal, merged["params"]["backbone"], trained["params"]["backbone"])
-    assert words.endswith("a new head for 3 classes")
+    assert summary.endswith("a new head for 3 classes")
+
+
+class Decoder(nn.Module):
+    """A network of another task: one value for each pixel of the last map, from a backbone of the classifiers."""
+
+    backbone: nn.Module
+
+    @nn.compact
+    def __call__(self, images):
+        return nn.Conv(1, (1, 1), name="decoder")(self.backbone(images, False)["c5"])
+
+
+def decoder_of(name):
+    return variables_of(name, 1, wrap=lambda classifier: Decoder(classifier.backbone.clone(parent=None)))
+
+
+def test_another_task_takes_the_whole_backbone_of_a_classifier():
+    _, trained = variables_of("swin_micro_patch2", 0)
+    _, fresh = decoder_of("swin_micro_patch2")
+    merged, summary = merge(fresh, trained)
+    jax.tree.map(np.testing.assert_array_equal, merged["params"]["backbone"], trained["params"]["backbone"])
+    jax.tree.map(np.testing.assert_array_equal, merged["params"]["decoder"], fresh["params"]["decoder"])
+    count = len(jax.tree.leaves(trained["params"]["backbone"]))
+    assert summary == f"{count} tensors of the backbone, 2 others stay fresh, dropped 2 of head and 2 of norm"
+    again, summary = merge(fresh, merged)  # the same task takes everything
+    jax.tree.map(np.testing.assert_array_equal, again, merged)
+    assert summary == f"{count + 2} tensors"
+
+
+def test_another_task_upgrades_a_plain_backbone_and_takes_its_statistics():
+    summary = merge(decoder_of("acmix_swin_micro_patch2")[1], variables_of("swin_micro_patch2", 0)[1])[1]
+    assert "6 plain layers upgraded to ACmix (alpha 1, beta 0), dropped 2 of head and 2 of norm" in summary
+    trained = variables_of("resnet14_stem1", 0)[1]
+    merged, _ = merge(decoder_of("resnet14_stem1")[1], trained)
+    jax.tree.map(np.testing.assert_array_equal, merged["batch_stats"], trained["batch_stats"])
+
+
+def test_another_task_takes_no_part_of_a_backbone():
+    _, trained = variables_of("swin_micro_patch2", 0)
+    _, fresh = decoder_of("swin_micro_patch2")
+    backbone = trained["params"]["backbone"]
+    backbone["extra"], _ = np.zeros(3), backbone["patch_embed"].pop("bias")
+    with pytest.raises(UserError) as error:
+        merge(fresh, trained)
+    assert "params/backbone/patch_embed/bias is missing" in str(error.value)
+    assert "params/backbone/extra is left over" in str(error.value)
 
 
 def test_every_difference_is_listed():

@@ -1,0 +1,63 @@
+"""Sets up a run: the mesh, the training data, the task, and the train step compiled from them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from acmix_jax.config import check_config
+from acmix_jax.data import pipeline
+from acmix_jax.devices import sharding
+from acmix_jax.tasks import create_task
+from acmix_jax.tasks.base import Batch, Task
+from acmix_jax.training import optim
+from acmix_jax.training.state import TrainState
+from acmix_jax.training.step import build_step
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that a run needs before its first step.
+
+    Attributes:
+      mesh: the devices.
+      source: the training examples.
+      task: the model and its loss.
+      total_steps: length of the run.
+      example: a training batch of one, for its shapes.
+      init: key -> the state before the first step; jitted.
+      shapes: of the state, with shardings.
+      step: (state, batch) -> (state, metrics); jitted, donates the old state.
+    """
+
+    mesh: jax.sharding.Mesh
+    source: Any
+    task: Task
+    total_steps: int
+    example: Batch
+    init: Callable
+    shapes: TrainState
+    step: Callable
+
+
+def set_up(config: Any, devices: Sequence[jax.Device] | None = None) -> Setup:
+    """Builds everything from the config; compiles nothing and writes nothing.
+
+    Raises:
+      UserError: a setting is wrong.
+    """
+    check_config(config)
+    mesh = sharding.make_mesh(config.batch_size, config.fsdp, devices)
+    source = pipeline.open_source(config.data, "train")
+    task = create_task(config)
+    task.check_source(source)
+    example = pipeline.example_batch(source, config.data, task.change)
+
+    steps_per_epoch = len(source) / config.batch_size
+    total_steps = max(1, round(config.num_epochs * steps_per_epoch))
+    schedule = optim.learning_rate_schedule(config.optimizer, config.num_epochs, steps_per_epoch, config.batch_size)
+    optimizer = optim.make_optimizer(config.optimizer, schedule)
+    with jax.set_mesh(mesh):
+        init, shapes, step = build_step(config, task, optimizer, schedule, example, mesh)
+    return Setup(mesh, source, task, total_steps, example, init, shapes, step)
