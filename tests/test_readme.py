@@ -29,7 +29,7 @@ ELSEWHERE = {  # part of a command: where it runs instead
     "acmix_jax.convert": "tests/parity/parity_files.py (needs PyTorch)",
     "experiments.sweep": "tests/experiments/test_sweep.py",
     "experiments.network_speed": "tests/experiments/test_speed.py",
-    "experiments.table1_costs": "tests/experiments/test_tables.py",
+    "experiments.table1_costs": "tests/experiments/test_table1_costs.py",
     "experiments.input_speed": "tests/experiments/test_speed.py",
 }
 SMALLER = {  # part of a command: arguments that make it quick; {data} holds small images in the format of Fashion-MNIST

@@ -1,4 +1,4 @@
-"""Which one holds a run back: the input pipeline, or the devices?"""
+"""Compares the speed of the input pipeline with that of training."""
 
 import time
 from collections.abc import Callable
@@ -13,19 +13,19 @@ from acmix_jax.training import optim
 from acmix_jax.training.step import build_step
 from acmix_jax.validation import check_config
 
-SECONDS = 20.0  # of each of the two measurements
+SECONDS = 20.0  # duration of each of the two measurements
 
 
 def benchmark_input(config: Any, seconds: float = SECONDS) -> str:
-    """Times the pipeline alone, and training on one batch again and again; says which is slower.
+    """Times the pipeline alone, and training on one repeated batch; reports which is slower.
 
-    In one process, on all of its devices; writes nothing.
+    Runs in one process, on all of its devices; writes nothing.
     """
     check_config(config)
     mesh = sharding.make_mesh(config.batch_size, config.fsdp)
     source = pipeline.open_source(config.data, "train")
     batches = pipeline.train_batches(source, config.data, config.batch_size, config.seed)
-    batch = next(batches)  # starts threads and workers
+    batch = next(batches)  # the first one starts threads and workers
     of_input = _rate(lambda: next(batches), config.batch_size, seconds)
 
     task, _ = create_task(config, ())
@@ -52,9 +52,9 @@ def benchmark_input(config: Any, seconds: float = SECONDS) -> str:
 
 
 def _rate(action: Callable[[], Any], batch_size: int, seconds: float) -> float:
-    """Images a second."""
-    count, begin = 0, time.perf_counter()
-    while time.perf_counter() - begin < seconds:
+    """Images per second."""
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
         action()
         count += 1
-    return count * batch_size / (time.perf_counter() - begin)
+    return count * batch_size / (time.perf_counter() - start)
