@@ -1,17 +1,15 @@
-"""Figure 4 of the paper: accuracy over multiply-adds, of ACmix networks, their plain networks and others of that time.
+"""Figure 4 of the paper: accuracy over multiply-adds of ACmix networks, plain networks and contemporary ones.
 
 python -m experiments.figure4_accuracy --out=runs/figure4 [RUN ...]
 
-On ImageNet, accuracies are those that the networks' papers print, and multiply-adds and parameters are counted
-("derived"); networks that are not in this repository are read off the paper's picture. figure4.csv says of each number
-where it comes from. Each RUN is a finished workdir of main.py on any data; its last accuracy ("measured here") gets a
-panel for its data, apart from the papers' and in another colour. Runs that differ in their seed only are one point,
+For ImageNet, accuracies are the ones printed in the networks' papers, and multiply-adds and parameters are counted
+("derived"); networks that are not in this repository are read off the paper's figure. figure4.csv gives the origin of
+each number. Each RUN is a finished workdir of main.py on any data set; its last accuracy ("measured here") is drawn in
+a panel of that data set, in other colours than the papers' points. Runs that differ only in their seed are one point,
 with a bar from the lowest to the highest.
 """
 
 import argparse
-import csv
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from acmix_jax.analysis.complexity import PAPER, complexity
-from acmix_jax.errors import UserError
+from acmix_jax.errors import UserError, one_line_errors
 from acmix_jax.run import workdir
 from acmix_jax.run.metrics import read_metrics
 from experiments import results
@@ -43,7 +41,7 @@ ACCURACY = {  # top-1 on ImageNet; ACmix: README of the released code. Plain: pa
     },
 }  # fmt: skip
 
-OTHERS = {  # as plotted in figure 4: billions of multiply-adds, top-1; read off the picture, to 0.06 and 0.1
+OTHERS = {  # billions of multiply-adds and top-1, read off the paper's figure 4 to 0.06 and 0.1
     "ResNet": {
         "SASA-ResNet": [(2.35, 75.2), (2.85, 77.0), (3.6, 77.4)], "LR-Net": [(2.6, 76.0), (4.3, 77.5)],
         "AA-ResNet": [(3.55, 75.0), (4.15, 77.9)], "BoTNet": [(3.79, 77.0)], "BoTNet-S1": [(4.27, 77.7)],
@@ -55,7 +53,7 @@ OTHERS = {  # as plotted in figure 4: billions of multiply-adds, top-1; read off
 
 
 def papers_rows() -> list[dict[str, Any]]:
-    """A row for each point of the paper."""
+    """One row for each point of the paper."""
     rows = []
     for family, models in ACCURACY.items():
         for name, top1 in models.items():
@@ -76,18 +74,18 @@ def papers_rows() -> list[dict[str, Any]]:
 
 
 def measured_rows(folders: list[Path]) -> list[dict[str, Any]]:
-    """A row for each run.
+    """One row for each run.
 
     Raises:
-      UserError: no run, or one that is not finished.
+      UserError: a folder holds no run or an unfinished one.
     """
     rows, groups = [], []
     for folder in folders:
         facts = workdir.read_facts(folder)
         config, images = facts.get("config", {}), workdir.environment_of(folder).get("training_images", 0)
         total = max(1, round(config["num_epochs"] * images / config["batch_size"])) if config else 0
-        found = [row["eval_top1"] for row in read_metrics(folder) if "eval_top1" in row and row["step"] >= total]
-        if not found or not config:
+        top1 = [row["eval_top1"] for row in read_metrics(folder) if "eval_top1" in row and row["step"] >= total]
+        if not top1 or not config:
             raise UserError(f"{folder} is no finished run; use workdirs of main.py")
         data = config["data"]
         size, channels = _GREY.get(data["source"], (data["image_size"], 3))
@@ -98,18 +96,18 @@ def measured_rows(folders: list[Path]) -> list[dict[str, Any]]:
             groups.append(group)
         panel = " ".join(filter(None, [data["source"], Path(data["dir"]).name * (data["source"] not in _GREY)]))
         rows.append({
-            "panel": panel, "point": groups.index(group) + 1, "model": facts["model"], "top1": round(found[-1], 2),
+            "panel": panel, "point": groups.index(group) + 1, "model": facts["model"], "top1": round(top1[-1], 2),
             "top1_origin": "measured here", "gmacs": round(sum(cost.macs.values()) / 1e9, 5), "gmacs_origin": "derived",
             "params_m": round(sum(cost.params.values()) / 1e6, 3), "seed": config["seed"],
         })  # fmt: skip
     return rows
 
 
-_GREY = {"digits": (8, 1), "fashion_mnist": (28, 1)}  # size and channels of sources that have one size
+_GREY = {"digits": (8, 1), "fashion_mnist": (28, 1)}  # image size and channels of sources with a fixed size
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """A panel for each family, and one for each data set of our runs."""
+    """Draws a panel for each family, and one for each data set of the runs."""
     panels = list(dict.fromkeys(row["panel"] for row in rows))
     figure = Figure(figsize=(3.6 * -(-len(panels) // 2), 7.6), layout="constrained")
     for axes, panel in zip(figure.subplots(2, -(-len(panels) // 2)).ravel(), panels, strict=False):
@@ -129,7 +127,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-_COLORS = ("tab:green", "tab:olive", "tab:purple", "tab:brown", "tab:cyan")  # of other networks
+_COLORS = ("tab:green", "tab:olive", "tab:purple", "tab:brown", "tab:cyan")  # of the networks of OTHERS
 
 
 def _draw_papers(axes, points):
@@ -139,7 +137,7 @@ def _draw_papers(axes, points):
         axes.plot(
             *zip(*own, strict=True), "x:", color=color, markersize=5, linewidth=0.8, label=f"{name} (paper's figure)"
         )
-    for prefix, color, marker, place in (("acmix_", "tab:blue", "o-", (-5, 4)), ("", "tab:gray", "s-", (5, -9))):
+    for prefix, color, marker, offset in (("acmix_", "tab:blue", "o-", (-5, 4)), ("", "tab:gray", "s-", (5, -9))):
         own = [row for row in points if row["gmacs_origin"] == "derived"]
         own = [row for row in own if row["model"].startswith("acmix_") == bool(prefix)]
         label = "ACmix" if prefix else "plain"
@@ -147,7 +145,7 @@ def _draw_papers(axes, points):
         for row in own:
             name = row["model"].removeprefix("acmix_")
             style = {"textcoords": "offset points", "fontsize": "xx-small", "ha": "right" if prefix else "left"}
-            axes.annotate(name, (row["gmacs"], row["top1"]), place, **style)
+            axes.annotate(name, (row["gmacs"], row["top1"]), offset, **style)
     axes.margins(x=0.22, y=0.1)
 
 
@@ -166,27 +164,22 @@ def _draw_measured(axes, points):
     axes.margins(x=0.3, y=0.2)
 
 
+@one_line_errors()
 def main() -> None:
-    """Counts, reads the runs, and draws."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, help="workdirs of main.py")
     parser.add_argument("--out", required=True, type=Path, help="gets the table and the picture")
-    flags = parser.parse_args()
-    try:
-        measured = measured_rows(flags.runs)
-        rows = papers_rows() + measured
-        flags.out.mkdir(parents=True, exist_ok=True)
-        with (flags.out / "figure4.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*rows[0], "point", "seed"], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        draw(rows, flags.out / "figure4.png")
-        origin = "see the columns that end in _origin; parameters: derived, params_paper_m: paper"
-        trained = [workdir.environment_of(folder) for folder in flags.runs]
-        results.write(flags.out, __doc__, origin, trained, trained_by=[x.get("command", "") for x in trained])
-    except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(flags.out / "figure4.csv", flags.out / "figure4.png", sep="\n")
+    arguments = parser.parse_args()
+    measured = measured_rows(arguments.runs)  # first: its errors should come before the counting
+    rows = papers_rows() + measured
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    results.write_table(arguments.out / "figure4.csv", rows, columns=[*rows[0], "point", "seed"], digits=None)
+    draw(rows, arguments.out / "figure4.png")
+    origin = "see the columns that end in _origin; parameters: derived, params_paper_m: paper"
+    trained = [workdir.environment_of(folder) for folder in arguments.runs]
+    results.write_record(arguments.out, __doc__, origin, trained, trained_by=[x.get("command", "") for x in trained])
+    print(arguments.out / "figure4.csv", arguments.out / "figure4.png", sep="\n")
 
 
 if __name__ == "__main__":

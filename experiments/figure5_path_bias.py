@@ -1,33 +1,32 @@
-"""Figure 5 of the paper: how far each layer leans to attention or to convolution, over runs with several seeds.
+"""Figure 5 of the paper: bias of each layer to attention or to convolution, over runs with several seeds.
 
 python -m experiments.figure5_path_bias --out=DIR RUN [RUN ...]
 
-Each RUN is a workdir of main.py, of any model and data; its newest checkpoint is read. Runs that differ in their seed
-only are one group: their mean, and a band from the lowest to the highest. Beside alpha, beta and log(alpha / beta)
-stands what these hide, measured on --images test images of the run's data: the logarithm of
-||alpha * attention|| / ||beta * convolution||, over all of a layer's output, and by pixel over one photograph (--photo,
-else the first test image) for the first run of each group. Where the data are not at hand, that is missing. Writes
-path_bias.csv (a row for each layer of each run), path_bias.png and path_maps.png.
+Each RUN is a workdir of main.py, with any model and data; its newest checkpoint is read. Runs that differ only in their
+seed form one group, drawn as their mean and a band from the lowest to the highest. Besides alpha, beta and
+log(alpha / beta), the size of the weighted outputs is measured on --images test images of the run's data: the logarithm
+of ||alpha * attention|| / ||beta * convolution||, over the whole output of a layer, and by pixel over one photograph
+(--photo, default: the first test image) for the first run of each group. Without the data this is missing. Writes
+path_bias.csv (one row per layer and run), path_bias.png and path_maps.png.
 """
 
 import argparse
-import csv
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import logging
 from matplotlib.figure import Figure
 
 from acmix_jax.analysis import alpha_beta
 from acmix_jax.analysis.path_norms import PathNorms, path_norms
 from acmix_jax.data import classification, pipeline
 from acmix_jax.data.photos import DamagedImage, Photo
-from acmix_jax.errors import UserError
+from acmix_jax.errors import UserError, one_line_errors
 from acmix_jax.run import workdir
 from acmix_jax.tasks import create_task
 from acmix_jax.weights.stored import read_trainable
@@ -36,24 +35,24 @@ from experiments.seeds import apart_from_seed
 
 
 class Run(NamedTuple):
-    """What a workdir holds."""
+    """The contents of a workdir."""
 
     folder: Path
-    group: Any  # equal for all that differ in their seed only
+    group: Any  # equal for runs that differ only in their seed
     title: str
     seed: int | str
     step: int
     layers: list[alpha_beta.Layer]
-    norms: dict[str, PathNorms]  # by layer, on test images; empty where these are not at hand
-    maps: dict[str, PathNorms]  # likewise, on the photograph
+    norms: dict[str, PathNorms]  # by layer, on test images; empty if the data are missing
+    maps: dict[str, PathNorms]  # by layer, on the photograph; empty if the data are missing
     photo: np.ndarray | None  # uint8 [H, W, C]
 
 
 def read(folder: Path, images: int, photo: Photo | None) -> Run:
-    """Alpha, beta and the norms of the paths of a run.
+    """Reads alpha and beta of a run, and measures the norms of its paths.
 
     Raises:
-      UserError: no run, no checkpoint, or no ACmix layer; or the photograph is damaged.
+      UserError: no run, no checkpoint or no ACmix layer in `folder`; or `photo` cannot be decoded.
     """
     facts = workdir.read_facts(folder)
     config = facts.get("config", {})
@@ -76,9 +75,9 @@ def read(folder: Path, images: int, photo: Photo | None) -> Run:
 
 
 def _measure(config: Any, variables: Any, count: int, photo: Photo | None):
-    """Norms on test images and on a photograph, and that as the network gets it."""
+    """Norms on test images, norms on a photograph, and the photograph as the network's input."""
     config = config.copy_and_resolve_references()
-    config.remat = False  # its layers cannot be watched
+    config.remat = False  # a forward pass alone gains nothing from it
     task, source = create_task(config), pipeline.open_source(config.data, "test")
     batch = next(iter(pipeline.eval_batches(source, config.data, task.change, count)))
     images = batch["image"][batch["mask"] > 0]
@@ -88,13 +87,13 @@ def _measure(config: Any, variables: Any, count: int, photo: Photo | None):
         photo = photo._replace(channels=images.shape[-1])
         shown = classification.change(config.data, {"image": photo}, None)["image"]
     images = task.normalise(jnp.asarray(np.concatenate([shown[None], images])))
-    found = path_norms(task.model, variables, images)
-    maps = {name: PathNorms(*(x[:1] for x in norms)) for name, norms in found.items()}
-    return {name: PathNorms(*(x[1:] for x in norms)) for name, norms in found.items()}, maps, shown
+    by_layer = path_norms(task.model, variables, images)
+    maps = {name: PathNorms(*(x[:1] for x in norms)) for name, norms in by_layer.items()}
+    return {name: PathNorms(*(x[1:] for x in norms)) for name, norms in by_layer.items()}, maps, shown
 
 
 def _columns(run: Run) -> dict[str, np.ndarray]:
-    """Numbers of a run by layer, from the first to the last; nan where there is none."""
+    """The numbers of a run by column, `[layers]` in order of depth; nan where there is none."""
     ratios = [run.norms[x.name].log_ratio if run.norms else math.nan for x in run.layers]
     return {
         "alpha": np.array([x.alpha for x in run.layers]),
@@ -104,21 +103,17 @@ def _columns(run: Run) -> dict[str, np.ndarray]:
     }
 
 
-def write_table(runs: list[Run], path: Path) -> None:
-    """A row for each layer of each run."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        names = list(_columns(runs[0]))
-        writer.writerow(["run", "model", "seed", "step", "depth", "layer", *names])
-        for run in runs:
-            columns = _columns(run)
-            for i, layer in enumerate(run.layers):
-                numbers = ["" if math.isnan(columns[name][i]) else f"{columns[name][i]:.5f}" for name in names]
-                writer.writerow([run.folder.name, run.title, run.seed, run.step, i + 1, layer.name, *numbers])
+def table_rows(run: Run) -> Iterator[dict[str, Any]]:
+    """One row for each layer of a run."""
+    facts = {"run": run.folder.name, "model": run.title, "seed": run.seed, "step": run.step}
+    columns = _columns(run)
+    for i, layer in enumerate(run.layers):
+        numbers = {name: None if math.isnan(values[i]) else f"{values[i]:.5f}" for name, values in columns.items()}
+        yield facts | {"depth": i + 1, "layer": layer.name} | numbers
 
 
 def draw(groups: list[list[Run]], path: Path) -> None:
-    """A column for each group; above alpha and beta, below the two logarithms."""
+    """Draws a column for each group: alpha and beta in the upper row, the two logarithms in the lower row."""
     figure = Figure(figsize=(max(4.0 * len(groups), 6), 6), layout="constrained")
     panels = figure.subplots(2, len(groups), squeeze=False, sharey="row")
     for (above, below), runs in zip(panels.T, groups, strict=True):
@@ -130,7 +125,8 @@ def draw(groups: list[list[Run]], path: Path) -> None:
         ratio = "log(||alpha attention|| / ||beta convolution||)"
         _line(below, columns["log_attention_over_convolution"], "tab:purple", ratio)
         below.axhline(0, color="gray", linewidth=0.8)
-        above.set_title(f"{runs[0].title}\nstep {runs[0].step}, {_count(runs)}", fontsize="small")
+        seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds: mean, lowest to highest"
+        above.set_title(f"{runs[0].title}\nstep {runs[0].step}, {seeds}", fontsize="small")
         for axes in (above, below):
             alpha_beta.name_layers(axes, runs[0].layers)
     for axes in panels[:, 0]:
@@ -140,20 +136,16 @@ def draw(groups: list[list[Run]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _count(runs):
-    return "1 seed" if len(runs) == 1 else f"{len(runs)} seeds: mean, lowest to highest"
-
-
 def _line(axes, values, color, label):
-    """Mean and band over the runs of `[runs, depth]`, at each depth over those that have a number there."""
+    """Draws mean and range of `[runs, depth]` over the runs, without those that have no number at a depth."""
     values, depth = np.ma.masked_invalid(values), range(1, values.shape[1] + 1)
-    mean, low, high = (found.filled(np.nan) for found in (values.mean(axis=0), values.min(axis=0), values.max(axis=0)))
+    mean, low, high = (x.filled(np.nan) for x in (values.mean(axis=0), values.min(axis=0), values.max(axis=0)))
     axes.plot(depth, mean, "o-", color=color, label=label, markersize=4)
     axes.fill_between(depth, low, high, color=color, alpha=0.2)
 
 
 def draw_maps(runs: list[Run], path: Path) -> None:
-    """A row for each run: the photograph, and over it, by pixel, the logarithm of the ratio in each layer."""
+    """Draws a row for each run: the photograph, and the logarithm of the ratio by pixel of each layer over it."""
     width = 1 + max(len(run.layers) for run in runs)
     figure = Figure(figsize=(1.5 * width, 1.9 * len(runs)), layout="constrained")
     panels = figure.subplots(len(runs), width, squeeze=False)
@@ -171,37 +163,33 @@ def draw_maps(runs: list[Run], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+@one_line_errors()
 def main() -> None:
-    """Reads the flags; a mistake in them ends the program with one line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="workdirs of main.py")
     parser.add_argument("--out", required=True, type=Path, help="folder for the table and the pictures")
     parser.add_argument("--images", type=int, default=64, help="test images to measure the paths on")
     parser.add_argument("--photo", type=Path, help="image file for the maps")
-    flags = parser.parse_args()
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of much that is as intended
-    try:
-        if flags.images < 1:
-            raise UserError(f"--images={flags.images} measures nothing; use at least 1")
-        photo = Photo(flags.photo.read_bytes(), str(flags.photo)) if flags.photo else None
-        runs = [read(folder, flags.images, photo) for folder in flags.runs]
-        flags.out.mkdir(parents=True, exist_ok=True)
-        keys = [run.group for i, run in enumerate(runs) if run.group not in [other.group for other in runs[:i]]]
-        groups = [[run for run in runs if run.group == key] for key in keys]
-        written = [flags.out / "path_bias.csv", flags.out / "path_bias.png"]
-        write_table(runs, written[0])
-        draw(groups, written[1])
-        seen = [of_group[0] for of_group in groups if of_group[0].maps]
-        if seen:
-            written.append(flags.out / "path_maps.png")
-            draw_maps(seen, written[2])
-        trained = [workdir.environment_of(folder) for folder in flags.runs]
-        results.write(
-            flags.out, __doc__, "measured here", trained, trained_by=[x.get("command", "") for x in trained],
-            seeds=sorted({str(run.seed) for run in runs}),
-        )  # fmt: skip
-    except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
+    arguments = parser.parse_args()
+    if arguments.images < 1:
+        raise UserError(f"--images={arguments.images} measures nothing; use at least 1")
+    photo = Photo(arguments.photo.read_bytes(), str(arguments.photo)) if arguments.photo else None
+    runs = [read(folder, arguments.images, photo) for folder in arguments.runs]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    keys = [run.group for i, run in enumerate(runs) if run.group not in [other.group for other in runs[:i]]]
+    groups = [[run for run in runs if run.group == key] for key in keys]
+    written = [arguments.out / "path_bias.csv", arguments.out / "path_bias.png"]
+    results.write_table(written[0], (row for run in runs for row in table_rows(run)))
+    draw(groups, written[1])
+    if with_maps := [group[0] for group in groups if group[0].maps]:
+        written.append(arguments.out / "path_maps.png")
+        draw_maps(with_maps, written[2])
+    trained = [workdir.environment_of(folder) for folder in arguments.runs]
+    results.write_record(
+        arguments.out, __doc__, "measured here", trained, trained_by=[x.get("command", "") for x in trained],
+        seeds=sorted({str(run.seed) for run in runs}),
+    )  # fmt: skip
     print(*written, sep="\n")
 
 

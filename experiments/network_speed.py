@@ -3,13 +3,12 @@
 python -m experiments.network_speed --out=runs/network_speed --released-code=ACmix
 
 The networks of one family are compiled first and then run in turns. "forward" is evaluation, "folded forward" the same
-after acmix_jax.fold, "train" a step of SGD with momentum on cross entropy. Writes network_speed.csv after each family;
-without a clone of the released code its rows are missing and the printed table says "not measured". Needs jax, flax and
-numpy alone, and torch for the released code.
+after folding the weights, "train" a step of SGD with momentum on cross entropy. Writes network_speed.csv after each
+family; without a clone of the released code its rows are missing and the printed table says "not measured". Needs only
+jax, flax and numpy, and torch for the released code.
 """
 
 import argparse
-import sys
 from collections.abc import Iterator
 
 import flax.linen as nn
@@ -27,17 +26,17 @@ from acmix_jax.benchmark.timing import (
     device_name,
     in_turns,
     parser_of,
-    write_rows,
+    quartiles,
 )
-from acmix_jax.errors import UserError, check_choice
+from acmix_jax.errors import check_choice, one_line_errors
 from acmix_jax.weights.fold import fold
-from experiments import released_code
+from experiments import released_code, results
 
 NETWORKS = "resnet26,resnet50,swin_tiny,pvt_tiny,san10"
 
 
 def programs(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> dict[str, Program]:
-    """Evaluation, folded and not, and train step of one of our networks, by pass."""
+    """Evaluation, evaluation with folded weights, and train step of one of our networks, by pass."""
     variables = jax.jit(model.init)(jax.random.key(0), images[:1])
     images, labels = jnp.asarray(images), jnp.asarray(labels)
 
@@ -63,25 +62,25 @@ def programs(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> dict[s
 
 
 def measure(plain: str, arguments: argparse.Namespace) -> Iterator[Row]:
-    """The rows of one family: the plain network, ours with ACmix, and the released one."""
+    """Measures one family and yields its rows: the plain network, ours with ACmix, and the released one."""
     size, batch, dtype = arguments.img_size, arguments.batch, arguments.dtype
     rng = np.random.default_rng(0)
     images = rng.normal(size=(batch, size, size, 3)).astype(np.float32)
     labels = rng.integers(0, 1000, batch)
     fields = {} if plain.startswith(("resnet", "san")) else {"drop_path": 0.0}
-    found: dict[tuple[str, str, str], Program] = {}
+    timed: dict[tuple[str, str, str], Program] = {}
     for name in (plain, f"acmix_{plain}"):
         model = create_model(name, dtype=dtype, **fields)
-        found |= {(name, "acmix_jax", way): p for way, p in programs(model, images, labels).items()}
+        timed |= {(name, "acmix_jax", way): p for way, p in programs(model, images, labels).items()}
     name = f"acmix_{plain}"
     if arguments.released_code and name in released_code.NETWORKS:
         network = released_code.network(arguments.released_code, name)
         ways = released_code.programs(network, images, labels, dtype)
-        found |= {(name, "released", way): p for way, p in ways.items()}
+        timed |= {(name, "released", way): p for way, p in ways.items()}
     costs = {name: complexity(name, size) for name in (plain, f"acmix_{plain}")}
-    for (name, implementation, way), times in in_turns(found, arguments.rounds).items():
-        low, middle, high = np.percentile(times, [25, 50, 75]).tolist()
-        program, cost = found[name, implementation, way], costs[name]
+    for (name, implementation, way), times in in_turns(timed, arguments.rounds).items():
+        low, middle, high = quartiles(times)
+        program, cost = timed[name, implementation, way], costs[name]
         yield Row(
             name, size, batch, dtype, 1e3 * batch / middle, middle, sum(cost.macs.values()) / 1e9,
             sum(cost.params.values()) / 1e6, program.peak_memory_mb, way, implementation, low, high,
@@ -90,7 +89,7 @@ def measure(plain: str, arguments: argparse.Namespace) -> Iterator[Row]:
 
 
 def show(rows: list[Row]) -> None:
-    """Prints each row with its ratio to the plain network and to the released code."""
+    """Prints each row with its ratios to the plain network and to the released code."""
     step = {(row.model, row.implementation, row.pass_): row.step_time_ms for row in rows}
     for row in rows:
         plain = step[row.model.removeprefix("acmix_"), "acmix_jax", row.pass_]
@@ -106,26 +105,25 @@ def show(rows: list[Row]) -> None:
         )
 
 
+@one_line_errors()
 def main() -> None:
-    """Measures the networks and writes the table."""
+    """Runs the command line."""
     parser = parser_of(__doc__)
     parser.add_argument("--networks", default=NETWORKS, help="plain names, joined by commas")
     parser.add_argument("--img-size", type=int, default=224)
     arguments = parser.parse_args()
+    networks = arguments.networks.split(",")
+    for plain in networks:
+        check_choice("plain network", plain, [name for name in list_models() if not name.startswith("acmix_")])
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(f"{device_name()}; batch {arguments.batch}, {arguments.dtype}; median (quartiles) of {arguments.rounds}")
     rows: list[Row] = []
-    try:
-        networks = arguments.networks.split(",")
-        for plain in networks:
-            check_choice("plain network", plain, [name for name in list_models() if not name.startswith("acmix_")])
-        for plain in networks:
-            family = list(measure(plain, arguments))
-            show(family)
-            rows += family
-            write_rows(arguments.out / "network_speed.csv", rows)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    for plain in networks:
+        family = list(measure(plain, arguments))
+        show(family)
+        rows += family
+        results.write_table(arguments.out / "network_speed.csv", rows)
+        results.write_record(arguments.out, __doc__, "measured here")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,13 @@
 
 python -m experiments.operator_speed --out=runs/operator_speed --released-code=ACmix
 
-Measured are the 3x3 layers of ResNet-50 and the blocks' layers of Swin-T, PVT-T and SAN10 at 224 x 224 pixels, forward
-alone, and forward with backward through a loss that needs the output. All programs of one layer are measured in turns.
-Writes operator_speed.csv; without a clone of the released code its rows are missing. Needs jax, flax and numpy alone,
-and torch for the released code.
+The layers are the 3x3 layers of ResNet-50 and the mixing layers of Swin-T, PVT-T and SAN10 at 224 x 224 pixels; forward
+alone, and forward with backward of a loss that depends on the output. All programs of one layer are measured in turns.
+Writes operator_speed.csv after each layer; without a clone of the released code its rows are missing. Needs only jax,
+flax and numpy, and torch for the released code.
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,11 +20,11 @@ import numpy as np
 
 from acmix_jax import ACmix
 from acmix_jax.analysis.complexity import multiply_adds
-from acmix_jax.benchmark.timing import Program, Row, compiled, device_name, in_turns, parser_of, write_rows
-from acmix_jax.errors import UserError, check_choice
+from acmix_jax.benchmark.timing import Program, Row, compiled, device_name, in_turns, parser_of, quartiles
+from acmix_jax.errors import check_choice, one_line_errors
 from acmix_jax.layers.attention import GlobalAttention, LocalAttention, PatchwiseAttention, WindowAttention
 from acmix_jax.ops import neighborhood, shift
-from experiments import released_code
+from experiments import released_code, results
 
 
 class Layer(NamedTuple):
@@ -61,19 +60,19 @@ LAYERS = tuple(_layers())
 
 
 def forms(layer: Layer) -> dict[str, nn.Module]:
-    """The modules to compare, by name; "plain" is what the network without ACmix has in this place."""
+    """The modules to compare, by name; "plain" is the layer of the network without ACmix."""
     make: Callable[..., nn.Module] = partial(ACmix, layer.features, **layer.fields)
-    found = {"acmix": make(), "plain": make(paths="attention")}
+    modules = {"acmix": make(), "plain": make(paths="attention")}
     if layer.family == "resnet":
         stride = layer.fields["stride"]
-        found["plain"] = nn.Conv(layer.features, (3, 3), stride, padding=1, use_bias=False)
+        modules["plain"] = nn.Conv(layer.features, (3, 3), stride, padding=1, use_bias=False)
         for form in neighborhood.FORMS:
-            found[f"attention {form}"] = make(attention_kind=partial(LocalAttention, form=form), paths="attention")
-    return found | {f"convolution {form}": make(shift_form=form, paths="convolution") for form in shift.FORMS}
+            modules[f"attention {form}"] = make(attention_kind=partial(LocalAttention, form=form), paths="attention")
+    return modules | {f"convolution {form}": make(shift_form=form, paths="convolution") for form in shift.FORMS}
 
 
 def programs(module: nn.Module, x: jax.Array, dtype: str) -> dict[str, Program]:
-    """Its two passes, by name."""
+    """The forward pass, and forward with backward, of a module by name."""
     module = module.clone(dtype=dtype)
     variables = jax.jit(module.init)(jax.random.key(0), x)
 
@@ -88,24 +87,24 @@ def programs(module: nn.Module, x: jax.Array, dtype: str) -> dict[str, Program]:
 
 
 def measure(layer: Layer, arguments: argparse.Namespace) -> Iterator[Row]:
-    """The rows of one layer."""
+    """Measures one layer and yields its rows."""
     shape = (arguments.batch, layer.size, layer.size, layer.in_features)
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     x = jnp.asarray(images, arguments.dtype)
     modules = forms(layer)
-    found = {(name, way): p for name, m in modules.items() for way, p in programs(m, x, arguments.dtype).items()}
+    timed = {(name, way): p for name, m in modules.items() for way, p in programs(m, x, arguments.dtype).items()}
     if arguments.released_code and layer.family == "resnet":
         operator = released_code.operator(arguments.released_code, layer.features, layer.fields["stride"])
         ways = released_code.programs(operator, images, dtype=arguments.dtype)
-        found |= {("released", way): program for way, program in ways.items()}
+        timed |= {("released", way): program for way, program in ways.items()}
     costs = {name: _cost(module, x[:1]) for name, module in modules.items()}
     definition = modules["acmix"].clone(shift_form="slices")
     if layer.family == "resnet":
         definition = definition.clone(attention_kind=partial(LocalAttention, form="reference"))
     costs["released"] = _cost(definition, x[:1])
-    for (name, way), times in in_turns(found, arguments.rounds).items():
-        low, middle, high = np.percentile(times, [25, 50, 75]).tolist()
-        program, (gmacs, params) = found[name, way], costs[name]
+    for (name, way), times in in_turns(timed, arguments.rounds).items():
+        low, middle, high = quartiles(times)
+        program, (gmacs, params) = timed[name, way], costs[name]
         yield Row(
             str(layer), layer.size, arguments.batch, arguments.dtype, 1e3 * arguments.batch / middle, middle, gmacs,
             params, program.peak_memory_mb, way, name, low, high, program.compile_s, device_name(),
@@ -113,14 +112,14 @@ def measure(layer: Layer, arguments: argparse.Namespace) -> Iterator[Row]:
 
 
 def _cost(module, x):
-    """Billions of multiply-adds for one image in this form, and millions of parameters."""
+    """Billions of multiply-adds per image in this form, and millions of parameters."""
     program, (_, variables) = jax.make_jaxpr(module.init_with_output, return_shape=True)(jax.random.key(0), x)
     params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     return sum(count for _, count in multiply_adds(program.jaxpr)) / 1e9, params / 1e6
 
 
 def show(rows: list[Row]) -> None:
-    """Prints each form with its time in units of the plain layer's."""
+    """Prints the time of each form and its ratio to the plain layer's."""
     step = {(row.implementation, row.pass_): row.step_time_ms for row in rows}
     for name in dict.fromkeys(row.implementation for row in rows):
         line = f"{rows[0].model:18} {name:26}"
@@ -131,26 +130,25 @@ def show(rows: list[Row]) -> None:
         print(f"{rows[0].model:18} released                    not measured", flush=True)
 
 
+@one_line_errors()
 def main() -> None:
-    """Measures all layers and writes the table."""
+    """Runs the command line."""
     parser = parser_of(__doc__)
     parser.add_argument("--layers", default="all", help='names such as "resnet 64@56", joined by commas')
     arguments = parser.parse_args()
+    layers = {str(layer): layer for layer in LAYERS}
+    names = list(layers) if arguments.layers == "all" else arguments.layers.split(",")
+    for name in names:
+        check_choice("layer", name, layers)
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(f"{device_name()}; batch {arguments.batch}, {arguments.dtype}; median of {arguments.rounds} rounds")
-    layers = {str(layer): layer for layer in LAYERS}
     rows: list[Row] = []
-    try:
-        names = list(layers) if arguments.layers == "all" else arguments.layers.split(",")
-        for name in names:
-            check_choice("layer", name, layers)
-        for name in names:
-            found = list(measure(layers[name], arguments))
-            show(found)
-            rows += found
-            write_rows(arguments.out / "operator_speed.csv", rows)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    for name in names:
+        of_layer = list(measure(layers[name], arguments))
+        show(of_layer)
+        rows += of_layer
+        results.write_table(arguments.out / "operator_speed.csv", rows)
+        results.write_record(arguments.out, __doc__, "measured here")
 
 
 if __name__ == "__main__":

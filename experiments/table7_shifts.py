@@ -2,15 +2,15 @@
 
 python -m experiments.table7_shifts --out=runs/table7 --runs=runs/ablations
 
-Tensor shifts and frozen group convolutions are one function of the same parameters, so one row of accuracy serves
-both; the speed tells them apart. Measured there is the convolution's Stage II (fc, shift, sum) from the projections on,
-summed over the twelve layers of Swin-T, in turns: speed.csv and speed.png. Group convolutions are computed as such;
-multiply_shift is one of this code's forms, equal to N groups in value.
+Tensor shifts and frozen group convolutions compute the same function of the same parameters, so they share one row of
+accuracy and differ in speed only. The speed is that of the convolution's Stage II (fc, shift, sum) after the
+projections, summed over the twelve layers of Swin-T, measured in turns: speed.csv and speed.png. Group convolutions are
+computed as such; multiply_shift is a form of this code that equals N groups in value.
 
 Small scale, the default: acmix_swin_micro_patch2 on Fashion-MNIST, one epoch, 3 seeds; about 85 minutes of one core for
 the 15 runs. Full scale, the paper's: --config=configs/imagenet.py:acmix_swin_tiny --set data.dir=IMAGES. Smoke scale:
 --config=configs/digits.py --seeds=1 --set num_epochs=0.05 --speed-image-size=28.
-A stopped command continues when typed again.
+A stopped command continues when it is run again.
 """
 
 import argparse
@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from acmix_jax.benchmark.timing import compiled, device_name, in_turns
+from acmix_jax.benchmark.timing import compiled, device_name, in_turns, quartiles
+from acmix_jax.errors import one_line_errors
 from acmix_jax.ops import shift
 from experiments import results
 from experiments.ablation import parser_of, run_table
@@ -54,7 +55,7 @@ def _tensor_shifts(pieces, fc, kernel, heads):
 
 
 class Implementation(NamedTuple):
-    """A way to compute the convolution's Stage II."""
+    """An implementation of the convolution's Stage II."""
 
     convolve: Callable[..., jax.Array]  # from pieces, fc, kernel and the number of heads
     shared: bool  # one kernel for all heads
@@ -71,7 +72,7 @@ IMPLEMENTATIONS = {
 
 
 def measure(image_size: int, batch: int, rounds: int) -> dict[tuple[str, str], np.ndarray]:
-    """Milliseconds `[rounds]` for a batch by (implementation, pass), summed over all layers."""
+    """Measures milliseconds `[rounds]` per batch by (implementation, pass), summed over all layers."""
     total = {}
     for channels, heads, stride, count in LAYERS:
         size, dim = -(-image_size // stride), channels // heads
@@ -96,29 +97,30 @@ def measure(image_size: int, batch: int, rounds: int) -> dict[tuple[str, str], n
     return total
 
 
-def measure_speed(flags: argparse.Namespace) -> None:
-    """Writes speed.csv and speed.png; what is there is not measured again."""
-    table = results.Table(flags.out / "speed.csv", COLUMNS)
-    here = {"img_size": flags.speed_image_size, "batch": flags.speed_batch, "device": device_name()}
+@one_line_errors()
+def measure_speed(arguments: argparse.Namespace) -> None:
+    """Writes speed.csv and speed.png; existing rows are not measured again."""
+    table = results.Table(arguments.out / "speed.csv", COLUMNS)
+    here = {"img_size": arguments.speed_image_size, "batch": arguments.speed_batch, "device": device_name()}
     if not table.having(**here):
-        times = measure(flags.speed_image_size, flags.speed_batch, flags.speed_rounds)
+        times = measure(arguments.speed_image_size, arguments.speed_batch, arguments.speed_rounds)
         for (name, way), values in times.items():
-            low, middle, high = np.percentile(values, [25, 50, 75]).tolist()
-            table.add(name, way, flags.speed_image_size, flags.speed_batch, middle, low, high, device_name())
-        results.write(flags.out, __doc__, "measured here")
-    _draw(flags.out / "speed.png", table.having(**here))
-    print(f"{flags.out / 'speed.csv'}\n{flags.out / 'speed.png'}")
+            low, middle, high = quartiles(values)
+            table.add({"implementation": name, "pass": way, **here, "ms": middle, "ms_q1": low, "ms_q3": high})
+        results.write_record(arguments.out, __doc__, "measured here")
+    _draw(arguments.out / "speed.png", table.having(**here))
+    print(f"{arguments.out / 'speed.csv'}\n{arguments.out / 'speed.png'}")
 
 
 def _draw(path: Path, rows: list[dict[str, str]]) -> None:
-    """A bar for each implementation and pass, with its quartiles."""
+    """Draws a bar with quartiles for each implementation and pass."""
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     axes = figure.subplots()
     for i, way in enumerate(("forward", "forward+backward")):
         own = [row for row in rows if row["pass"] == way]
         low, middle, high = np.array([[float(row[x]) for x in ("ms_q1", "ms", "ms_q3")] for row in own]).T
-        places = np.arange(len(own)) + 0.4 * i - 0.2
-        axes.barh(places, middle, 0.38, xerr=(middle - low, high - middle), capsize=3, label=way)
+        heights = np.arange(len(own)) + 0.4 * i - 0.2
+        axes.barh(heights, middle, 0.38, xerr=(middle - low, high - middle), capsize=3, label=way)
     axes.set_yticks(range(len(own)), [row["implementation"] for row in own])
     axes.invert_yaxis()
     axes.set_xscale("log")
@@ -128,14 +130,14 @@ def _draw(path: Path, rows: list[dict[str, str]]) -> None:
 
 
 def main() -> None:
-    """Accuracy, then speed."""
+    """Runs the command line: accuracy, then speed."""
     parser = parser_of(__doc__)
     parser.add_argument("--speed-image-size", type=int, default=224)
     parser.add_argument("--speed-batch", type=int, default=1)
     parser.add_argument("--speed-rounds", type=int, default=3)
-    flags = parser.parse_args()
-    run_table(flags, __doc__, ROWS)
-    measure_speed(flags)
+    arguments = parser.parse_args()
+    run_table(arguments, __doc__, ROWS)
+    measure_speed(arguments)
 
 
 if __name__ == "__main__":

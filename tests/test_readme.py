@@ -1,10 +1,10 @@
-"""README's commands do what it says: each is run here on a small scale, or by .ci/run as it stands.
+"""The commands, snippets, names, paths and links of README and docs are true.
 
-Those that need PyTorch are run by tests/parity/parity_files.py, the sweep, network_speed and table1_costs by
-tests/experiments.
+Commands run here on a small scale, or elsewhere as ELSEWHERE says.
 """
 
 import gzip
+import importlib
 import itertools
 import os
 import re
@@ -12,6 +12,7 @@ import shlex
 import struct
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import jax
@@ -21,15 +22,17 @@ import pytest
 from tests.photographs import write_folder
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = [block.splitlines() for block in re.findall(r"```bash\n(.*?)```", README, re.S)]
-SHELL = [line for block in BLOCKS for line in block if line]
-COMMANDS = [
-    [line for line in block if "python " in line and not re.search("convert|sweep |network_speed|table1_costs", line)]
-    for block in BLOCKS
-]
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
-SMALLER = {  # what makes a command quick; the data folder stands in for the Debian package
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXT = {page: page.read_text() for page in PAGES}
+ELSEWHERE = {  # part of a command: where it runs instead
+    "make ": ".ci/run",
+    "acmix_jax.convert": "tests/parity/parity_files.py (needs PyTorch)",
+    "experiments.sweep": "tests/experiments/test_sweep.py",
+    "experiments.network_speed": "tests/experiments/test_speed.py",
+    "experiments.table1_costs": "tests/experiments/test_table1_costs.py",
+    "experiments.input_speed": "tests/experiments/test_speed.py",
+}
+SMALLER = {  # part of a command: arguments that make it quick; {data} holds small images in the format of Fashion-MNIST
     "configs/digits.py": "--config.num_epochs=0.05 --config.eval_every=0",
     "configs/fashion_mnist.py": "--config.num_epochs=1 --config.batch_size=8 --config.data.dir={data}",
     "configs/imagenet.py": "--config.model=acmix_swin_micro_patch2 --config.data.image_size=32 --config.batch_size=8 "
@@ -44,9 +47,29 @@ SMALLER = {  # what makes a command quick; the data folder stands in for the Deb
 }
 
 
+def blocks(language):
+    """The lines of each fenced block, with the name of its page."""
+    for page, text in TEXT.items():
+        for block in re.findall(rf"^( *)```{language}\n(.*?)```", text, re.S | re.M):
+            yield page.relative_to(ROOT), textwrap.dedent(block[1]).splitlines()
+
+
+def is_elsewhere(line):
+    return any(part in line for part in ELSEWHERE)
+
+
+def commands():
+    """The commands of each block that run here; those that train take minutes to compile and are slow."""
+    for page, lines in blocks("bash"):
+        lines = [line for line in lines if "python " in line and not is_elsewhere(line)]
+        is_slow = any(re.search(r"main\.py|_speed |sweep_digits|table6", line) for line in lines)
+        if lines and not str(page).startswith("docs/results/"):
+            yield pytest.param(lines, marks=pytest.mark.slow if is_slow else (), id=f"{page}: {lines[0]}")
+
+
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder for runs/, with 16 images in the format of Fashion-MNIST, and images/."""
+def folder(tmp_path_factory):
+    """Stands in for runs/; holds 16 images in the format of Fashion-MNIST, and images/."""
     folder = tmp_path_factory.mktemp("readme")
     for split in ("train", "t10k"):
         for name, array in (("images-idx3", np.zeros((16, 28, 28))), ("labels-idx1", np.arange(16) % 10)):
@@ -57,42 +80,79 @@ def place(tmp_path_factory):
     return folder
 
 
-def marked(lines):
-    """Those that train take minutes to compile; the fast tests have their parts, and `.ci/run` calls the slow ones."""
-    is_slow = any(re.search(r"main\.py|_speed |sweep_digits|table6", line) for line in lines)
-    return pytest.param(lines, marks=pytest.mark.slow) if is_slow else lines
-
-
-@pytest.mark.parametrize("lines", [marked(lines) for lines in COMMANDS if lines], ids=lambda lines: lines[0])
-def test_commands_run(lines, place):
-    """Those of one block, in their order."""
+@pytest.mark.parametrize("lines", list(commands()))
+def test_commands_run(lines, folder):
     for line in lines:
-        smaller = next((more for key, more in SMALLER.items() if key in line), "").format(data=shlex.quote(str(place)))
+        smaller = next((more for key, more in SMALLER.items() if key in line), "").format(data=shlex.quote(str(folder)))
         command = re.sub(r"\bpython ([^;]+)", lambda m: f"{sys.executable} {m[1]} {smaller}", line)  # noqa: B023
         command = command.replace("num_epochs=1,seed", "num_epochs=0.05,seed")
-        command = command.replace("runs/", f"{place}/").replace("IMAGES", str(place / "images"))
+        command = command.replace("runs/", f"{folder}/").replace("IMAGES", str(folder / "images"))
         environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
         done = subprocess.run(["bash", "-ec", command], cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("code", PYTHON)
-def test_snippets_run(code):
-    jax.eval_shape(lambda: exec(compile(code, "README.md", "exec"), {}))  # traces it all, and compiles nothing
+def test_every_line_of_a_bash_block_runs_somewhere():
+    lines = [line for page, block in blocks("bash") for line in block if "docs/results/" not in str(page)]
+    assert [line for line in lines if line and "python " not in line and not is_elsewhere(line)] == []
 
 
-def test_make_targets_are_run_by_ci():
-    targets = {line.split()[1] for line in SHELL if line.startswith("make ")}
+@pytest.mark.parametrize("file", sorted({where.split()[0] for where in ELSEWHERE.values()}))
+def test_the_tests_that_run_the_other_commands_exist(file):
+    assert (ROOT / file).is_file()
+
+
+def test_make_targets_run_in_ci():
+    targets = {line.split()[1] for _, lines in blocks("bash") for line in lines if line.startswith("make ")}
     assert targets <= set(re.findall(r"^make (\w+)", (ROOT / ".ci" / "run").read_text(), re.M))
 
 
-def test_links_and_pictures_exist():
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("code", ["\n".join(lines) for _, lines in blocks("python")])
+def test_snippets_run(code):
+    jax.eval_shape(lambda: exec(compile(code, "snippet", "exec"), {}))  # traces all of it and compiles nothing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_pictures_exist(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", TEXT[page]):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_headings_exist(page):
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", TEXT[page]):
+        headings = re.findall(r"^#+ (.*)", (page.parent / target if target else page).read_text(), re.M)
+        slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+        assert anchor in slugs, f"{target}#{anchor}"
+
+
+def inline_code(page):
+    return re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", TEXT[page], flags=re.S))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_inline_names_of_the_package_exist(page):
+    for name in re.findall(r"(?<![\w/])acmix_jax(?:\.[A-Za-z_]\w*)+", "\n".join(inline_code(page))):
+        parts, found = name.split(".")[1:], importlib.import_module("acmix_jax")
+        for i, part in enumerate(parts):
+            if not hasattr(found, part):
+                importlib.import_module(".".join(["acmix_jax", *parts[: i + 1]]))
+            found = getattr(found, part)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_inline_paths_exist(page):
+    for path in inline_code(page):
+        if re.fullmatch(r"(acmix_jax|configs|docs|experiments|tests|\.ci)/[\w./-]*", path):
+            assert (ROOT / path).exists() or "NAME" in path, path
+
+
+def test_readme_is_short():
+    assert len(TEXT[ROOT / "README.md"].splitlines()) <= 120
 
 
 def test_options_on_a_new_line_belong_to_the_command_before():
-    for page in [README, *(path.read_text() for path in (ROOT / "docs").glob("*.md"))]:
-        for block in re.findall(r"```(?:bash)?\n(.*?)```", page, re.S):
+    for text in TEXT.values():
+        for block in re.findall(r"```(?:bash)?\n(.*?)```", text, re.S):
             for line, after in itertools.pairwise(block.splitlines()):
                 assert line.endswith("\\") or not after.lstrip().startswith("--"), after

@@ -1,4 +1,4 @@
-"""How far each layer leans to attention or to convolution: alpha and beta by depth (paper, figure 5)."""
+"""Learned weights of the attention and the convolution path by depth: alpha and beta (paper, figure 5)."""
 
 import csv
 import math
@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import flax
 import jax
+
+from acmix_jax.weights.names import block_of
 
 
 class Layer(NamedTuple):
@@ -19,21 +21,21 @@ class Layer(NamedTuple):
 
     @property
     def log_ratio(self) -> float | None:
-        """log(alpha / beta); None where the two have different signs and it does not exist."""
+        """log(alpha / beta); None if the signs differ and it does not exist."""
         return math.log(self.alpha / self.beta) if self.alpha * self.beta > 0 else None
 
 
 def read(params: Any) -> list[Layer]:
-    """Alpha and beta of every ACmix layer in `params`, from the first to the last; waits for the device."""
+    """Alpha and beta of each ACmix layer in `params`, in order of depth; blocks until the device is ready."""
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     names = [key.removesuffix("/alpha") for key in flat if key.endswith("/alpha")]
     values = jax.device_get({name: (flat[f"{name}/alpha"], flat[f"{name}/beta"]) for name in names})
-    layers = [Layer(_block(name), float(alpha), float(beta)) for name, (alpha, beta) in values.items()]
+    layers = [Layer(block_of(name), float(alpha), float(beta)) for name, (alpha, beta) in values.items()]
     return sorted(layers, key=lambda layer: [int(part) for part in re.findall(r"\d+", layer.name)])
 
 
 def scalars(params: Any) -> dict[str, float]:
-    """The same by name, for logging: {"alpha/stage1_block1": ...}."""
+    """Alpha and beta by name, for logging: {"alpha/stage1_block1": ...}."""
     layers = read(params)
     return {f"alpha/{x.name}": x.alpha for x in layers} | {f"beta/{x.name}": x.beta for x in layers}
 
@@ -55,32 +57,27 @@ def write(layers: list[Layer], title: str, folder: Path) -> tuple[Path, Path]:
     return table, picture
 
 
-def _block(path: str) -> str:
-    """The part of a parameter path that says where in the network: "backbone/stage1_block2/mixer" -> stage1_block2."""
-    return next(part for part in path.split("/") if re.search(r"\d", part))
-
-
 def short_name(layer: Layer) -> str:
     """Stage and block: "1.2" for stage1_block2."""
     return layer.name.replace("_block", ".").replace("stage", "")
 
 
 def name_layers(axes, layers: list[Layer]) -> None:
-    """Labels the horizontal axis of Matplotlib axes, on which the first layer is at 1."""
+    """Labels the horizontal axis of Matplotlib axes; the first layer is at 1."""
     axes.set_xticks(range(1, len(layers) + 1), [short_name(layer) for layer in layers])
     axes.set_xlabel("layer: stage.block, input to output")
     axes.tick_params(axis="x", labelrotation=0 if len(layers) <= 8 else 60)
 
 
 def _plot(layers: list[Layer], title: str, path: Path) -> None:
-    from matplotlib.figure import Figure  # slow to import, and training does without
+    from matplotlib.figure import Figure  # slow to import and not needed in training
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     depth = range(1, len(layers) + 1)
     left.plot(depth, [x.alpha for x in layers], "o-", color="tab:blue", label="alpha (self-attention)")
     left.plot(depth, [x.beta for x in layers], "s-", color="tab:orange", label="beta (convolution)")
-    left.axhline(0.5, color="gray", linewidth=0.8, linestyle=":", label="usual start, 0.5")
+    left.axhline(0.5, color="gray", linewidth=0.8, linestyle=":", label="default start, 0.5")
     left.set_ylabel("learned weight of the path")
     left.legend()
     right.axhline(0, color="gray", linewidth=0.8)

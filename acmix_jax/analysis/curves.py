@@ -1,4 +1,4 @@
-"""How a run went: loss and accuracy by step, from its metrics.jsonl."""
+"""Loss and metrics of a run by step, drawn from its metrics.jsonl."""
 
 from pathlib import Path
 
@@ -6,21 +6,24 @@ from acmix_jax.run.metrics import read_metrics
 
 
 def write(title: str, folder: Path) -> Path | None:
-    """Draws curves.png of the run in `folder` and returns its path; None if nothing was logged yet."""
+    """Draws curves.png of the run in `folder` and returns its path; None if there is nothing to draw yet.
+
+    One panel shows the loss, and one each metric that is logged both in training (`top1`) and evaluation (`eval_top1`).
+    """
     from matplotlib.figure import Figure
 
     rows, picture = read_metrics(folder), folder / "curves.png"
-    if not rows:
+    logged = list(dict.fromkeys(name for row in rows for name in row))
+    names = [name for name in logged if name == "loss" or f"eval_{name}" in logged]
+    if not names:
         return None
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _draw(left, rows, "loss", "training batches, with augmentation", "-")
-    _draw(right, rows, "top1", "training batches, with augmentation", "-")
-    _draw(right, rows, "eval_top1", "test set", "o-")
-    left.set_ylabel("loss")
-    right.set_ylabel("top-1 accuracy, %")
-    for axes in (left, right):
+    figure = Figure(figsize=(4.5 * len(names), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for axes, name in zip(panels, sorted(names, key=lambda name: name != "loss"), strict=True):  # the loss first
+        _draw(axes, rows, name, "training batches, with augmentation", "-")
+        _draw(axes, rows, f"eval_{name}", "test set", "o-")
         axes.set_xlabel("step")
+        axes.set_ylabel(name)
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(title)

@@ -1,4 +1,4 @@
-"""`--mode=inspect`: what a run learned, as pictures and a table in its own folder."""
+"""`--mode=inspect`: writes pictures and a table of what a run learned into its workdir."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from acmix_jax.weights.stored import read_trainable
 
 
 def inspect_checkpoint(config, folder: Path, which: str) -> str:
-    """Writes curves.png and, for a model with ACmix layers, alpha_beta.csv and .png of a checkpoint; says where.
+    """Writes curves.png and, for a model with ACmix layers, alpha_beta.csv and .png of a checkpoint; lists the files.
 
     Args:
       config: the run's config.

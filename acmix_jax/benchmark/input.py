@@ -1,4 +1,4 @@
-"""Compares the speed of the input pipeline with that of the train step."""
+"""Compares the speed of the input pipeline with that of training."""
 
 import time
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from acmix_jax.data import pipeline
 from acmix_jax.devices import sharding
 from acmix_jax.training.setup import set_up
 
-SECONDS = 20.0  # of each of the two measurements
+SECONDS = 20.0  # duration of each of the two measurements
 
 
 def benchmark_input(config: Any, seconds: float = SECONDS) -> str:
-    """Times the pipeline alone, then training on one batch again and again, and reports the slower of the two.
+    """Times the pipeline alone, and training on one repeated batch; reports which is slower.
 
     Runs in one process, on all of its devices; writes nothing.
 
@@ -23,7 +23,7 @@ def benchmark_input(config: Any, seconds: float = SECONDS) -> str:
     """
     run = set_up(config)
     batches = pipeline.train_batches(run.source, config.data, run.task.change, config.batch_size, config.seed)
-    batch = next(batches)  # starts threads and workers
+    batch = next(batches)  # the first one starts threads and workers
     input_rate = _images_per_second(lambda: next(batches), config.batch_size, seconds)
 
     with jax.set_mesh(run.mesh):
@@ -46,8 +46,8 @@ def benchmark_input(config: Any, seconds: float = SECONDS) -> str:
 
 
 def _images_per_second(action: Callable[[], Any], batch_size: int, seconds: float) -> float:
-    count, begin = 0, time.perf_counter()
-    while time.perf_counter() - begin < seconds:
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
         action()
         count += 1
-    return count * batch_size / (time.perf_counter() - begin)
+    return count * batch_size / (time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""Where the time of a program goes, by the parts of the network that its operations come from."""
+"""Time of a program by the parts of the network that its operations belong to, from JAX's profiler."""
 
 import gzip
 import json
@@ -12,36 +12,38 @@ from typing import Any
 
 import jax
 
-_CONTROL = ("while", "conditional", "call")  # their time is that of what they contain
-_OPTIONS = {"gpu": {"xla_gpu_enable_command_buffer": ""}}  # which would hide the operations in them
+_CONTROL = ("while", "conditional", "call")  # their time is the sum of the operations inside
+_OPTIONS = {"gpu": {"xla_gpu_enable_command_buffer": ""}}  # command buffers would hide the operations inside
 
 
 def time_by_part(
     f: Callable[..., Any], *arguments: Any, part_of: Callable[[list[str]], str], rounds: int = 5
 ) -> dict[str, float]:
-    """Milliseconds that the operations of `f(*arguments)` take, by part: medians, as JAX's profiler sees them.
+    """Measures the milliseconds that the operations of `f(*arguments)` take, by part; medians over the rounds.
 
-    An operation is counted from its begin to its end, on however many threads it runs. What XLA fused counts for the
-    part of the last operation in it; what XLA added without a name counts for `part_of([""])`.
+    An operation counts from its start to its end, regardless of the number of threads. A fusion counts for the part of
+    its last operation; an operation that XLA added without a name counts for `part_of([""])`.
 
     Args:
-      part_of: a part from named scopes, such as ["jit(apply)", "backbone", "stage1_block1", ...].
-      rounds: runs that are measured, after one that is not.
+      f: the function; compiled here.
+      *arguments: its arguments.
+      part_of: maps named scopes, such as ["jit(apply)", "backbone", "stage1_block1", ...], to a part.
+      rounds: measured runs, after one that is not measured.
     """
     program = jax.jit(f).lower(*arguments).compile(compiler_options=_OPTIONS.get(jax.default_backend()))
     scopes = dict(re.findall(r'%?([\w.-]+) = [^\n]*?op_name="([^"]*)"', program.as_text()))
     jax.block_until_ready(program(*arguments))
-    found = []
+    measured = []
     for _ in range(rounds):
         parts: Counter = Counter()
         for name, milliseconds in _trace(program, arguments):
             parts[part_of(scopes.get(name, "").split("/"))] += milliseconds
-        found.append(parts)
-    return {part: statistics.median(parts[part] for parts in found) for part in set().union(*found)}
+        measured.append(parts)
+    return {part: statistics.median(parts[part] for parts in measured) for part in set().union(*measured)}
 
 
 def _trace(program, arguments):
-    """Each operation of one run: its name in the compiled program, and its milliseconds."""
+    """Yields each operation of one run: its name in the compiled program, and its milliseconds."""
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             jax.block_until_ready(program(*arguments))

@@ -1,13 +1,12 @@
 """Times programs against each other: all are compiled first and then run in turns (A B C A B C ...).
 
-A busy moment of the machine hits all of them alike then, so that the ratio of their medians holds on a noisy machine.
+Other load on the machine then affects all of them alike, so that the ratio of their medians is reliable.
 """
 
 import argparse
-import csv
 import math
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +15,11 @@ import numpy as np
 
 from acmix_jax.run import environment
 
-SHORTEST = 0.02  # seconds of one measurement; a program that takes less runs several times in it
+SHORTEST = 0.02  # seconds; a program that takes less is repeated within one measurement
 
 
 class Program(NamedTuple):
-    """Something to time. `run` starts it, `wait` ends when the result of `run` is there."""
+    """A program to time: `run` starts it, `wait` blocks until the result of `run` is ready."""
 
     run: Callable[[], Any]
     wait: Callable[[Any], Any] = jax.block_until_ready
@@ -29,7 +28,7 @@ class Program(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A line of the table; the columns of timm's benchmark files and, after them, ours."""
+    """A row of a speed table: the columns of timm's benchmark files, then ours."""
 
     model: str
     img_size: int
@@ -39,7 +38,7 @@ class Row(NamedTuple):
     step_time_ms: float  # median
     gmacs: float | None  # of one image
     params_m: float
-    peak_memory_mb: float | None  # arguments, results and temporary arrays, by the compiler's account
+    peak_memory_mb: float | None  # arguments, results and temporary arrays, as the compiler reports them
     pass_: str
     implementation: str
     step_time_q1_ms: float
@@ -49,18 +48,18 @@ class Row(NamedTuple):
 
 
 def compiled(f: Callable[..., Any], *arguments: Any) -> Program:
-    """Compiles `f(*arguments)`; each run of it gets the same arguments."""
-    begin = time.perf_counter()
+    """Compiles `f(*arguments)`; each run uses the same arguments."""
+    start = time.perf_counter()
     program = jax.jit(f).lower(*arguments).compile()
-    seconds = time.perf_counter() - begin
+    seconds = time.perf_counter() - start
     return Program(lambda: program(*arguments), compile_s=seconds, peak_memory_mb=_peak(program))
 
 
 def compiled_step(f: Callable[..., Any], state: Any, *arguments: Any) -> Program:
-    """Compiles `state = f(state, *arguments)`, which gives the memory of the old state to the new one."""
-    begin = time.perf_counter()
+    """Compiles `state = f(state, *arguments)`, which donates the memory of the old state to the new one."""
+    start = time.perf_counter()
     program = jax.jit(f, donate_argnums=0).lower(state, *arguments).compile()
-    seconds = time.perf_counter() - begin
+    seconds = time.perf_counter() - start
 
     def run():
         nonlocal state
@@ -77,9 +76,9 @@ def _peak(program):
 
 
 def in_turns(programs: Mapping[Hashable, Program], rounds: int) -> dict[Hashable, np.ndarray]:
-    """Milliseconds of one run of each program, `[rounds]`.
+    """Measures milliseconds per run of each program, `[rounds]`.
 
-    Each turn begins with a run that is not counted: it pays for the caches and the memory that the program before took.
+    Each turn starts with an uncounted run, which refills the caches and the memory that the previous program used.
     """
     times = {key: [] for key in programs}
     repeats = {key: max(1, math.ceil(SHORTEST / _seconds(program, 1))) for key, program in programs.items()}
@@ -91,21 +90,27 @@ def in_turns(programs: Mapping[Hashable, Program], rounds: int) -> dict[Hashable
 
 
 def _seconds(program, repeats):
-    begin = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(repeats):
         result = program.run()
     program.wait(result)
-    return (time.perf_counter() - begin) / repeats
+    return (time.perf_counter() - start) / repeats
+
+
+def quartiles(times: np.ndarray) -> tuple[float, float, float]:
+    """The first quartile, the median and the third quartile of `times`."""
+    low, median, high = np.percentile(times, [25, 50, 75]).tolist()
+    return low, median, high
 
 
 def device_name() -> str:
-    """The hardware and the version of jax, for the table."""
+    """The hardware and the version of jax."""
     kind = jax.devices()[0].device_kind
     return f"{environment.machine() if kind == 'cpu' else kind}, jax {jax.__version__}"
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:
-    """The options that all speed experiments share; an accelerator gets a larger batch and bfloat16 by default."""
+    """The options shared by the speed experiments; on accelerators the default is a larger batch and bfloat16."""
     accelerator = jax.default_backend() != "cpu"
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the table")
@@ -114,12 +119,3 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--released-code", type=Path, help="a clone of github.com/LeapLabTHU/ACmix")
     return parser
-
-
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Writes the table; numbers keep four digits."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([name.rstrip("_") for name in Row._fields])
-        for row in rows:
-            writer.writerow([f"{x:.4g}" if isinstance(x, float) else "" if x is None else x for x in row])

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import acmix_jax
+from acmix_jax.analysis.path_norms import PathNorms
 from acmix_jax.convert.state_dict import variable_shapes
 from acmix_jax.run.checkpoint import Checkpoints
 from configs import digits
@@ -58,12 +59,28 @@ def test_a_table_and_a_picture_of_several_runs(tmp_path, monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def network():
     name = "acmix_resnet14_stem1"
+    rng = np.random.default_rng(0)
     model = acmix_jax.create_model(name, num_classes=10)
-    variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
-    return name, jax.tree.map(np.asarray, variables)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 1), "float32"))
+    return name, jax.tree.map(lambda x: np.abs(rng.normal(size=x.shape)).astype(x.dtype), shapes)
 
 
-def test_the_share_of_the_paths_is_measured_on_the_data(tmp_path, monkeypatch, network):
+@pytest.fixture
+def fake_norms(monkeypatch):
+    """Norms as if the outputs of both paths had a norm of 1 everywhere before they are weighted."""
+
+    def path_norms(model, variables, images):
+        assert images.shape[1:] == (8, 8, 1)
+        mixers = {name: block["mixer"] for name, block in variables["params"]["backbone"].items() if "mixer" in block}
+        ones = np.ones(images.shape[:3], np.float32)
+        return {name: PathNorms(x["alpha"] * ones, x["beta"] * ones) for name, x in mixers.items() if "alpha" in x}
+
+    monkeypatch.setattr(path_bias, "path_norms", path_norms)
+
+
+@pytest.mark.parametrize("norms", ["fake_norms", pytest.param("tmp_path", marks=pytest.mark.slow, id="measured")])
+def test_the_share_of_the_paths_is_measured_on_the_data(norms, tmp_path, monkeypatch, network, request):
+    request.getfixturevalue(norms)
     name, variables = network
     runs = [make_run(tmp_path / f"seed{seed}", name, seed, variables=variables) for seed in (1, 2)]
     Image.fromarray(np.full((40, 60, 3), 99, np.uint8)).save(tmp_path / "photo.png")
@@ -74,7 +91,7 @@ def test_the_share_of_the_paths_is_measured_on_the_data(tmp_path, monkeypatch, n
     assert json.loads((tmp_path / "out" / "record.json").read_text())["seeds"] == ["1", "2"]
 
 
-def test_runs_that_differ_in_their_seed_are_a_group(tmp_path, network):
+def test_runs_that_differ_in_their_seed_are_a_group(tmp_path, network, fake_norms):
     name, variables = network
     one, other = (
         path_bias.read(tmp_path / folder.name, 2, None)

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from experiments import search, sweep
+from experiments import runs, search
 
 CONFIG = """
 def get_config(): ...
@@ -22,9 +22,9 @@ sys.exit(FAILING)
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A search with a program that only pretends to train."""
+    """A search with a fake training program."""
     (tmp_path / "config.py").write_text(CONFIG)
-    monkeypatch.setattr(sweep, "MAIN", tmp_path / "main.py")
+    monkeypatch.setattr(runs, "MAIN", tmp_path / "main.py")
 
     def run(trials, failing=0):
         (tmp_path / "main.py").write_text(MAIN.replace("FAILING", str(failing)))
@@ -36,10 +36,10 @@ def run(tmp_path, monkeypatch):
     return run
 
 
-def test_it_goes_on_where_it_was_and_tries_again_what_was_cut_off(run, tmp_path, capsys):
+def test_a_search_continues_and_repeats_interrupted_trials(run, tmp_path, capsys):
     (tmp_path / "out").mkdir()
-    cut_off = search.open_study(tmp_path / "out").ask()  # a trial of a process that then ended
-    rate = cut_off.suggest_float("rate", 0.1, 0.9)
+    interrupted = search.open_study(tmp_path / "out").ask()  # as of a killed process
+    rate = interrupted.suggest_float("rate", 0.1, 0.9)
     rows = run(2)
     assert len(rows) == 2
     assert float(rows[0]["optimizer.learning_rate"]) == rate

@@ -1,15 +1,65 @@
 import csv
+import json
 import subprocess
 import sys
 
 import pytest
 
-from experiments import network_speed, operator_speed
+from acmix_jax.benchmark.timing import Row
+from experiments import input_speed, network_speed, operator_speed
 
 
 def run(monkeypatch, module, *arguments):
     monkeypatch.setattr(sys, "argv", ["speed", *arguments])
     module.main()
+
+
+def fake_rows(name, *passes):
+    for implementation in ("acmix", "plain", "acmix_jax"):
+        for i, way in enumerate(passes, 1):
+            yield Row(name, 8, 4, "float32", 1234.5678, i, None, 0.5, None, way, implementation, 1.0, 2.0, 1.5, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("module", "argument", "name", "passes"),
+    [
+        (operator_speed, "--layers=resnet 64@56,resnet 512@7", "operator_speed", ("forward", "forward+backward")),
+        (network_speed, "--networks=resnet26,san10", "network_speed", ("forward", "folded forward", "train")),
+    ],
+)
+def test_a_table_and_a_record_are_written(tmp_path, monkeypatch, module, argument, name, passes):
+    monkeypatch.setattr(module, "measure", lambda what, _: fake_rows(str(what), *passes))
+    run(monkeypatch, module, f"--out={tmp_path}", argument)
+    rows = list(csv.DictReader((tmp_path / f"{name}.csv").read_text().splitlines()))
+    assert list(dict.fromkeys(row["model"] for row in rows)) == argument.partition("=")[2].split(",")
+    assert (rows[0]["samples_per_sec"], rows[0]["gmacs"], rows[0]["pass"]) == ("1235", "", "forward")
+    assert json.loads((tmp_path / "record.json").read_text())["origin"] == "measured here"
+
+
+def test_the_table_of_the_input_has_median_and_range(tmp_path, monkeypatch):
+    monkeypatch.setattr(input_speed, "measure", lambda _: {"acmix_jax, 1 core": [800.4, 700.0, 900.0]})
+    run(monkeypatch, input_speed, f"--out={tmp_path}")
+    assert (tmp_path / "input_speed.csv").read_text() == (
+        'pipeline,images_per_sec,lowest,highest\n"acmix_jax, 1 core",800,700,900\n'
+    )
+    assert (tmp_path / "record.json").exists()
+
+
+@pytest.mark.slow
+def test_the_input_is_timed(tmp_path, monkeypatch):
+    run(monkeypatch, input_speed, f"--out={tmp_path}", "--rounds=1", "--seconds=0.1")
+    rows = list(csv.DictReader((tmp_path / "input_speed.csv").read_text().splitlines()))
+    assert all(int(row["images_per_sec"]) > 0 for row in rows)
+    assert [row["pipeline"] for row in rows] == ["acmix_jax, 1 core", "acmix_jax, 2 cores"]
+
+
+@pytest.mark.slow
+def test_a_layer_is_timed(tmp_path, monkeypatch, capsys):
+    run(monkeypatch, operator_speed, f"--out={tmp_path}", "--layers=resnet 512@7", "--batch=1", "--rounds=1")
+    rows = list(csv.DictReader((tmp_path / "operator_speed.csv").read_text().splitlines()))
+    assert {"acmix", "plain", "attention tiled", "convolution dense"} <= {row["implementation"] for row in rows}
+    assert all(float(row["step_time_ms"]) > 0 for row in rows)
+    assert "released                    not measured" in capsys.readouterr().out
 
 
 @pytest.mark.slow

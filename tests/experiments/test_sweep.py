@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import sweep
+from experiments import runs, sweep
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = """
@@ -31,12 +31,12 @@ sys.exit(rate == FAILING)
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """A sweep of three runs of a program that only pretends to train."""
+    """A sweep of three runs of a fake training program."""
 
     def with_failing(rate=None):
         (tmp_path / "main.py").write_text(MAIN.replace("FAILING", str(rate)))
         (tmp_path / "config.py").write_text(CONFIG)
-        monkeypatch.setattr(sweep, "MAIN", tmp_path / "main.py")
+        monkeypatch.setattr(runs, "MAIN", tmp_path / "main.py")
 
         def run(*flags, pause=0):
             config = f"{tmp_path}/config.py" + (f":{pause}" if pause else "")
@@ -75,7 +75,7 @@ def test_every_run_is_done_once_and_collated(make, parallel):
     assert starts(out) == [1, 1, 1]
 
 
-def test_a_run_that_fails_stops_no_other_and_is_tried_again(make, tmp_path):
+def test_a_failed_run_stops_no_other_and_is_repeated(make, tmp_path):
     with pytest.raises(SystemExit, match=r"1 runs failed; see .*learning_rate=0.2,model=b/log.txt"):
         make(failing := 0.2)("--parallel=1")
     out = tmp_path / "out"
@@ -85,7 +85,7 @@ def test_a_run_that_fails_stops_no_other_and_is_tried_again(make, tmp_path):
     assert {row["finished"] for row in table(out)} == {"True"}
 
 
-def test_commands_are_those_that_are_left(make, capsys, tmp_path):
+def test_printed_commands_are_those_of_unfinished_runs(make, capsys, tmp_path):
     with pytest.raises(SystemExit):
         make(0.2)()
     capsys.readouterr()
