@@ -4,4 +4,5 @@ from acmix_jax import convert
 from acmix_jax.layers.acmix import ACmix
 from acmix_jax.models import create_model, list_models
 
+__version__ = "0.1.0"
 __all__ = ["ACmix", "convert", "create_model", "list_models"]
