@@ -14,30 +14,15 @@ from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.run.metrics import read_metrics
 from acmix_jax.training.loop import train
 from acmix_jax.weights.warm_start import merge
+from tests.networks import random_variables
 
 PLAIN = ["swin_micro_patch2", *(pytest.param(n, marks=pytest.mark.slow) for n in ("pvt_micro_patch2", "san5_stem1"))]
 
 
-def variables_of(name, seed, num_classes=10, channels=3):
-    """Random ones without compiling anything, at which activations stay of order one."""
-    model = acmix_jax.create_model(name, num_classes)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, channels)))
-    rng = np.random.default_rng(seed)
-    variables = {}
-    for path, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items():
-        normal = rng.standard_normal(leaf.shape)
-        if path.endswith(("var", "scale")):
-            value = 1 + 0.1 * np.tanh(normal)
-        else:
-            value = normal * (np.prod(leaf.shape[:-1]) ** -0.5 if path.endswith("kernel") else 0.1)
-        variables[path] = np.asarray(value, np.float32)
-    return model, flax.traverse_util.unflatten_dict(variables, sep="/")
-
-
 @pytest.mark.parametrize("name", PLAIN)
 def test_an_upgraded_network_computes_what_the_plain_one_does(name):
-    plain, trained = variables_of(name, 0)
-    model, fresh = variables_of("acmix_" + name, 1)
+    plain, model = acmix_jax.create_model(name, 10), acmix_jax.create_model("acmix_" + name, 10)
+    trained, fresh = random_variables(name), random_variables("acmix_" + name, seed=1)
     upgraded, words = merge(fresh, trained)
     images, labels = jax.random.normal(jax.random.key(0), (2, 16, 16, 3)), jnp.arange(2)
     expected = jax.jit(plain.apply)(trained, images)
@@ -67,16 +52,16 @@ def test_an_upgraded_network_computes_what_the_plain_one_does(name):
 
 
 def test_the_same_network_takes_everything():
-    _, trained = variables_of("acmix_resnet14_stem1", 0)
-    _, fresh = variables_of("acmix_resnet14_stem1", 1)
+    trained = random_variables("acmix_resnet14_stem1")
+    fresh = random_variables("acmix_resnet14_stem1", seed=1)
     merged, words = merge(fresh, trained)
     jax.tree.map(np.testing.assert_array_equal, merged, trained)
     assert words == f"{len(jax.tree.leaves(trained))} tensors"
 
 
 def test_a_head_for_other_classes_stays_fresh():
-    _, trained = variables_of("swin_micro_patch2", 0, num_classes=10)
-    _, fresh = variables_of("swin_micro_patch2", 1, num_classes=3)
+    trained = random_variables("swin_micro_patch2", num_classes=10)
+    fresh = random_variables("swin_micro_patch2", seed=1, num_classes=3)
     merged, words = merge(fresh, trained)
     jax.tree.map(np.testing.assert_array_equal, merged["params"]["head"], fresh["params"]["head"])
     jax.tree.map(np.testing.assert_array_equal, merged["params"]["backbone"], trained["params"]["backbone"])
@@ -84,8 +69,8 @@ def test_a_head_for_other_classes_stays_fresh():
 
 
 def test_every_difference_is_listed():
-    _, trained = variables_of("acmix_swin_micro_patch2", 0)
-    _, fresh = variables_of("acmix_swin_micro_patch2", 1)
+    trained = random_variables("acmix_swin_micro_patch2")
+    fresh = random_variables("acmix_swin_micro_patch2", seed=1)
     layer = trained["params"]["backbone"]["stage1_block1"]["mixer"]
     del layer["fc"], trained["params"]["norm"]["bias"]
     layer["extra"] = np.zeros(3)
@@ -104,13 +89,13 @@ def test_every_difference_is_listed():
 
 def test_a_plain_resnet_cannot_be_upgraded():
     with pytest.raises(UserError, match="stage1_block1/mixer/qkv/kernel is missing"):
-        merge(variables_of("acmix_resnet14_stem1", 0)[1], variables_of("resnet14_stem1", 1)[1])
+        merge(random_variables("acmix_resnet14_stem1"), random_variables("resnet14_stem1"))
 
 
 @pytest.mark.slow
 def test_a_run_starts_from_weights(config, tmp_path, capsys):
     """From a folder as acmix_jax.convert writes it; README's commands, which are tested too, start from a run."""
-    _, trained = variables_of("swin_micro_patch2", 0, channels=1)
+    trained = random_variables("swin_micro_patch2", channels=1)
     workdir.check_unused(tmp_path / "plain")
     workdir.describe_weights(tmp_path / "plain", {"model": "swin_micro_patch2", "num_classes": 10})
     with Checkpoints(tmp_path / "plain" / "checkpoints", best="") as checkpoints:
