@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check
+TEST = $(RUN) -m pytest -n auto --dist worksteal
 
 .PHONY: quickstart test slow parity lint
 
@@ -11,27 +13,27 @@ quickstart: $(VENV)/.installed        ## train ACmix on scanned digits and look 
 	$(RUN) main.py --mode=inspect --workdir=runs/digits
 
 test: $(VENV)/.installed-test         ## the test suite
-	$(RUN) -m pytest -n auto --dist loadfile
+	$(TEST)
 
 slow: $(VENV)/.installed-test         ## the tests that take minutes each
-	$(RUN) -m pytest -n auto --dist loadfile -m slow
+	$(TEST) -m slow
 
 parity: $(VENV)/.installed-parity     ## our plain networks and files against those of PyTorch
-	$(RUN) -m pytest -n auto tests/parity/*.py
+	$(TEST) tests/parity/*.py
 
 lint: $(VENV)/.installed-test         ## style and docstrings
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
-$(VENV)/.installed: requirements.txt
+$(VENV)/.installed: requirements.txt requirements/base.txt requirements/train.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(INSTALL) -r requirements.txt
 	touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+$(VENV)/.installed-test: $(VENV)/.installed requirements/test.txt requirements/search.txt
+	$(INSTALL) -r requirements/test.txt -r requirements/search.txt
 	touch $@
 
-$(VENV)/.installed-parity: $(VENV)/.installed-test requirements-parity.txt
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-parity.txt
+$(VENV)/.installed-parity: $(VENV)/.installed-test requirements/torch.txt
+	$(INSTALL) -r requirements/torch.txt
 	touch $@

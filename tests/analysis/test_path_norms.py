@@ -7,6 +7,7 @@ import pytest
 
 import acmix_jax
 from acmix_jax.analysis.path_norms import path_norms
+from tests.networks import random_variables
 
 MODELS = {
     "acmix_resnet14_stem1": 10,
@@ -22,7 +23,7 @@ def network(request):
     model = acmix_jax.create_model(request.param, num_classes=10)
     size = MODELS[request.param]
     images = jax.random.normal(jax.random.key(0), (2, size, size, 3))
-    variables = jax.jit(model.init)(jax.random.key(1), images)
+    variables = random_variables(request.param)
     mixer = variables["params"]["backbone"]["stage1_block1"]["mixer"]
     mixer["alpha"], mixer["beta"] = jnp.float32(0.3), jnp.float32(-2.0)
     return model, variables, images
@@ -58,7 +59,7 @@ def test_a_shifted_block_gives_the_map_as_it_lies_in_the_image():
     """What the corner sees changes near the corner, and in the last row and column: those are its neighbours there."""
     model = acmix_jax.create_model("acmix_swin_micro_patch2", num_classes=10)
     images = jax.random.normal(jax.random.key(0), (1, 28, 28, 3))
-    variables = jax.jit(model.init)(jax.random.key(1), images)
+    variables = random_variables("acmix_swin_micro_patch2")
     before, after = (
         path_norms(model, variables, x)["stage1_block2"].convolution[0] for x in (images, images.at[:, 0, 0].add(5.0))
     )
@@ -71,7 +72,7 @@ def test_what_fills_a_map_up_is_left_out():
     """Swin's windows of 7 fill maps of 12, 6, 3 and 2 pixels up to 14, 6, 3 and 2."""
     model = acmix_jax.create_model("acmix_swin_micro_patch2", num_classes=10)
     images = jnp.ones((1, 24, 24, 3))
-    variables = jax.jit(model.init)(jax.random.key(1), images)
+    variables = random_variables("acmix_swin_micro_patch2")
     found = path_norms(model, variables, images)
     assert {norms.attention.shape[1:] for norms in found.values()} == {(12, 12), (6, 6), (3, 3), (2, 2)}
 

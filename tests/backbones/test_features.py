@@ -1,5 +1,6 @@
 """What all backbones have in common: four maps with the right strides, for images of any size."""
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 import acmix_jax
 from acmix_jax.errors import UserError
+from tests.networks import shapes
 
 UP, DOWN = (lambda size, stride: -(-size // stride)), (lambda size, stride: size // stride)
 STRIDES = {  # of c2, and how a size that it does not divide is rounded
@@ -27,9 +29,9 @@ STRIDES = {  # of c2, and how a size that it does not divide is rounded
 def test_features_have_their_strides(name):
     size = (45, 70)
     stride, rounded = STRIDES[name]
-    for model in (acmix_jax.create_model(name), acmix_jax.create_model("acmix_" + name)):
+    for each in (name, "acmix_" + name):
+        model, variables = acmix_jax.create_model(each, 10), shapes(each, 10, 3)
         images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
-        variables = jax.eval_shape(model.init, jax.random.key(0), images)
         maps = jax.eval_shape(lambda v, x: model.apply(v, x, method="features"), variables, images)  # noqa: B023
         assert list(maps) == list(model.backbone.strides) == ["c2", "c3", "c4", "c5"]
         for i, x in enumerate(maps.values()):
@@ -42,12 +44,10 @@ def test_features_have_their_strides(name):
 def test_the_mixing_layer_is_injected(name):
     """Plain and ACmix networks are one backbone: their parameters differ in the mixing layers only."""
 
-    def names(model):
-        variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
-        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(variables)[0]]
-        return {path for path in paths if "mixer" not in path}
+    def names(name):
+        return {path for path in flax.traverse_util.flatten_dict(shapes(name, 10, 3)) if "mixer" not in path}
 
-    assert names(acmix_jax.create_model(name)) == names(acmix_jax.create_model("acmix_" + name))
+    assert names(name) == names("acmix_" + name)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+from functools import partial
+
 import flax
 import jax
 import numpy as np
@@ -7,6 +9,7 @@ import acmix_jax
 from acmix_jax.convert import from_torch, to_torch
 from acmix_jax.convert.state_dict import variable_shapes
 from acmix_jax.errors import UserError
+from tests import networks
 
 ENTRIES = {  # in a state dict of the released code, with its buffers
     "acmix_resnet26": 264,
@@ -22,23 +25,17 @@ ENTRIES = {  # in a state dict of the released code, with its buffers
 }
 
 
-def random_variables(name, num_classes=10, **fields):
-    rng = np.random.default_rng(0)
-    shapes = variable_shapes(name, num_classes, **fields)
-    return jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), shapes)
-
-
 def wrapped(tensors):
     return {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in tensors.items()}}
 
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_back_and_forth(name):
-    tensors = to_torch(name, random_variables(name), num_batches_tracked=7)
+    tensors = to_torch(name, networks.random_variables(name), num_batches_tracked=7)
     assert len(tensors) == ENTRIES[name]
     variables = from_torch(name, wrapped(tensors))
-    shapes = variable_shapes(name, 10)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), variables) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
+    of = partial(jax.tree.map, lambda x: (x.shape, x.dtype))
+    assert of(variables) == of(networks.shapes(name, 10, 3))
     back = to_torch(name, variables, num_batches_tracked=7)
     assert back.keys() == tensors.keys()
     for key, tensor in tensors.items():
@@ -86,17 +83,17 @@ def test_back_and_forth(name):
     ],
 )  # fmt: skip
 def test_names_and_shapes_are_the_released_ones(name, shapes):
-    tensors = to_torch(name, random_variables(name))
+    tensors = to_torch(name, networks.random_variables(name))
     assert {key: tensors[key].shape for key in shapes} == shapes
 
 
 def test_no_mask_where_one_window_covers_the_map():
-    masks = [key for key in to_torch("swin_tiny", random_variables("swin_tiny")) if key.endswith("attn_mask")]
+    masks = [key for key in to_torch("swin_tiny", networks.random_variables("swin_tiny")) if key.endswith("attn_mask")]
     assert masks == [f"layers.{s}.blocks.{b}.attn_mask" for s, b in [(0, 1), (1, 1), (2, 1), (2, 3), (2, 5)]]
 
 
 def test_every_difference_is_listed():
-    tensors = to_torch("acmix_resnet14_stem1", random_variables("acmix_resnet14_stem1"))
+    tensors = to_torch("acmix_resnet14_stem1", networks.random_variables("acmix_resnet14_stem1"))
     del tensors["layer1.0.conv2.rate1"], tensors["bn1.running_mean"]
     tensors["layer1.0.conv2.dep_conv.bias"] = np.zeros(16)
     tensors["fc.weight"] = tensors["fc.weight"][:, :-1]
@@ -119,7 +116,7 @@ def test_fields_and_channels_are_found():
 
 
 def test_half_precision_becomes_float32():
-    tensors = to_torch("resnet14_stem1", random_variables("resnet14_stem1"))
+    tensors = to_torch("resnet14_stem1", networks.random_variables("resnet14_stem1"))
     variables = from_torch("resnet14_stem1", {key: np.asarray(value, np.float16) for key, value in tensors.items()})
     assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
 
@@ -127,7 +124,7 @@ def test_half_precision_becomes_float32():
 @pytest.mark.slow
 def test_every_parameter_of_every_model_has_a_name():
     for name in acmix_jax.list_models():
-        shapes = variable_shapes(name, 10)
+        shapes = networks.shapes(name, 10, 3)
         tensors = to_torch(name, jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), shapes))
         weights = sum(t.size for key, t in tensors.items() if not key.endswith(("_tracked", "_index", "_mask")))
         assert weights == sum(leaf.size for leaf in jax.tree.leaves(shapes)), name

@@ -7,6 +7,7 @@ import pytest
 import acmix_jax
 from acmix_jax.errors import UserError
 from acmix_jax.weights.fold import fold
+from tests.networks import random_variables
 
 SIZES = {
     "acmix_resnet14_stem1": (9, 16),
@@ -21,17 +22,10 @@ SIZES = {
 
 
 def trained(name, size, **acmix):
-    """A model, images, and variables in which no bias, statistic or scalar is still 0 or 1."""
+    """A model, images, and random variables."""
     model = acmix_jax.create_model(name, num_classes=10, **acmix)
-    rng = np.random.default_rng(0)
-    images = rng.normal(size=(2, *size, 3)).astype(np.float32)
-
-    def draw(path, leaf):
-        values = rng.normal(size=leaf.shape, scale=leaf.size**-0.25 if leaf.ndim > 1 else 0.2)
-        return np.float32(1 + np.abs(values) if path[-1].key in ("scale", "var") else values)
-
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-    return model, images, jax.tree.map_with_path(draw, shapes)
+    images = np.random.default_rng(1).normal(size=(2, *size, 3)).astype(np.float32)
+    return model, images, random_variables(name, **acmix)
 
 
 def assert_same(model, images, variables, folded):

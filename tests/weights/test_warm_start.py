@@ -15,30 +15,15 @@ from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.run.metrics import read_metrics
 from acmix_jax.training.loop import train
 from acmix_jax.weights.warm_start import merge
+from tests.networks import draw, random_variables
 
 PLAIN = ["swin_micro_patch2", *(pytest.param(n, marks=pytest.mark.slow) for n in ("pvt_micro_patch2", "san5_stem1"))]
 
 
-def variables_of(name, seed, num_classes=10, channels=3, wrap=lambda model: model):
-    """Random ones without compiling anything, at which activations stay of order one."""
-    model = wrap(acmix_jax.create_model(name, num_classes))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, channels)))
-    rng = np.random.default_rng(seed)
-    variables = {}
-    for path, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items():
-        normal = rng.standard_normal(leaf.shape)
-        if path.endswith(("var", "scale")):
-            value = 1 + 0.1 * np.tanh(normal)
-        else:
-            value = normal * (np.prod(leaf.shape[:-1]) ** -0.5 if path.endswith("kernel") else 0.1)
-        variables[path] = np.asarray(value, np.float32)
-    return model, flax.traverse_util.unflatten_dict(variables, sep="/")
-
-
 @pytest.mark.parametrize("name", PLAIN)
 def test_an_upgraded_network_computes_what_the_plain_one_does(name):
-    plain, trained = variables_of(name, 0)
-    model, fresh = variables_of("acmix_" + name, 1)
+    plain, model = acmix_jax.create_model(name, 10), acmix_jax.create_model("acmix_" + name, 10)
+    trained, fresh = random_variables(name), random_variables("acmix_" + name, seed=1)
     upgraded, summary = merge(fresh, trained)
     images, labels = jax.random.normal(jax.random.key(0), (2, 16, 16, 3)), jnp.arange(2)
     expected = jax.jit(plain.apply)(trained, images)
@@ -68,16 +53,16 @@ def test_an_upgraded_network_computes_what_the_plain_one_does(name):
 
 
 def test_the_same_network_takes_everything():
-    _, trained = variables_of("acmix_resnet14_stem1", 0)
-    _, fresh = variables_of("acmix_resnet14_stem1", 1)
+    trained = random_variables("acmix_resnet14_stem1")
+    fresh = random_variables("acmix_resnet14_stem1", seed=1)
     merged, summary = merge(fresh, trained)
     jax.tree.map(np.testing.assert_array_equal, merged, trained)
     assert summary == f"{len(jax.tree.leaves(trained))} tensors"
 
 
 def test_a_head_for_other_classes_stays_fresh():
-    _, trained = variables_of("swin_micro_patch2", 0, num_classes=10)
-    _, fresh = variables_of("swin_micro_patch2", 1, num_classes=3)
+    trained = random_variables("swin_micro_patch2", num_classes=10)
+    fresh = random_variables("swin_micro_patch2", seed=1, num_classes=3)
     merged, summary = merge(fresh, trained)
     jax.tree.map(np.testing.assert_array_equal, merged["params"]["head"], fresh["params"]["head"])
     jax.tree.map(np.testing.assert_array_equal, merged["params"]["backbone"], trained["params"]["backbone"])
@@ -95,12 +80,14 @@ class Decoder(nn.Module):
 
 
 def decoder_of(name):
-    return variables_of(name, 1, wrap=lambda classifier: Decoder(classifier.backbone.clone(parent=None)))
+    """Variables of the network of another task."""
+    model, images = Decoder(acmix_jax.create_backbone(name)), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    return draw(jax.eval_shape(model.init, jax.random.key(0), images), seed=1)
 
 
 def test_another_task_takes_the_whole_backbone_of_a_classifier():
-    _, trained = variables_of("swin_micro_patch2", 0)
-    _, fresh = decoder_of("swin_micro_patch2")
+    trained = random_variables("swin_micro_patch2")
+    fresh = decoder_of("swin_micro_patch2")
     merged, summary = merge(fresh, trained)
     jax.tree.map(np.testing.assert_array_equal, merged["params"]["backbone"], trained["params"]["backbone"])
     jax.tree.map(np.testing.assert_array_equal, merged["params"]["decoder"], fresh["params"]["decoder"])
@@ -112,16 +99,16 @@ def test_another_task_takes_the_whole_backbone_of_a_classifier():
 
 
 def test_another_task_upgrades_a_plain_backbone_and_takes_its_statistics():
-    summary = merge(decoder_of("acmix_swin_micro_patch2")[1], variables_of("swin_micro_patch2", 0)[1])[1]
+    summary = merge(decoder_of("acmix_swin_micro_patch2"), random_variables("swin_micro_patch2"))[1]
     assert "6 plain layers upgraded to ACmix (alpha 1, beta 0), dropped 2 of head and 2 of norm" in summary
-    trained = variables_of("resnet14_stem1", 0)[1]
-    merged, _ = merge(decoder_of("resnet14_stem1")[1], trained)
+    trained = random_variables("resnet14_stem1")
+    merged, _ = merge(decoder_of("resnet14_stem1"), trained)
     jax.tree.map(np.testing.assert_array_equal, merged["batch_stats"], trained["batch_stats"])
 
 
 def test_another_task_takes_no_part_of_a_backbone():
-    _, trained = variables_of("swin_micro_patch2", 0)
-    _, fresh = decoder_of("swin_micro_patch2")
+    trained = random_variables("swin_micro_patch2")
+    fresh = decoder_of("swin_micro_patch2")
     backbone = trained["params"]["backbone"]
     backbone["extra"], _ = np.zeros(3), backbone["patch_embed"].pop("bias")
     with pytest.raises(UserError) as error:
@@ -131,8 +118,8 @@ def test_another_task_takes_no_part_of_a_backbone():
 
 
 def test_every_difference_is_listed():
-    _, trained = variables_of("acmix_swin_micro_patch2", 0)
-    _, fresh = variables_of("acmix_swin_micro_patch2", 1)
+    trained = random_variables("acmix_swin_micro_patch2")
+    fresh = random_variables("acmix_swin_micro_patch2", seed=1)
     layer = trained["params"]["backbone"]["stage1_block1"]["mixer"]
     del layer["fc"], trained["params"]["norm"]["bias"]
     layer["extra"] = np.zeros(3)
@@ -151,13 +138,13 @@ def test_every_difference_is_listed():
 
 def test_a_plain_resnet_cannot_be_upgraded():
     with pytest.raises(UserError, match="stage1_block1/mixer/qkv/kernel is missing"):
-        merge(variables_of("acmix_resnet14_stem1", 0)[1], variables_of("resnet14_stem1", 1)[1])
+        merge(random_variables("acmix_resnet14_stem1"), random_variables("resnet14_stem1"))
 
 
 @pytest.mark.slow
 def test_a_run_starts_from_weights(config, tmp_path, capsys):
     """From a folder as acmix_jax.convert writes it; README's commands, which are tested too, start from a run."""
-    _, trained = variables_of("swin_micro_patch2", 0, channels=1)
+    trained = random_variables("swin_micro_patch2", channels=1)
     workdir.check_unused(tmp_path / "plain")
     workdir.write_facts(tmp_path / "plain", {"model": "swin_micro_patch2", "num_classes": 10})
     with Checkpoints(tmp_path / "plain" / "checkpoints") as checkpoints:
