@@ -11,7 +11,7 @@ import numpy as np
 from acmix_jax.errors import UserError, check_choice
 from acmix_jax.layers.attention import LocalAttention
 from acmix_jax.layers.weights import Initializer, Weights, torch_bias, torch_default
-from acmix_jax.ops import shift
+from acmix_jax.ops import choice, shift
 from acmix_jax.ops.xla_cpu import add_to_each, linear
 
 PATHS = ("both", "attention", "convolution")
@@ -98,7 +98,7 @@ class ACmix(nn.Module):
             raise UserError("paths='convolution' leaves the class token without input; use attention or both")
         x = x.astype(self.dtype)
         qkv = Weights((x.shape[-1], sum(self._widths)), self._init_each_projection, self.bias_init, name="qkv")()
-        form = self.shift_form or shift.fastest_form(x.shape[-1])
+        form = self.shift_form or choice.convolution_form(x.shape[-1])
         check_choice("shift_form", form, shift.FORMS)
         if self.has_variable("folded", "kernel"):
             form = "dense"

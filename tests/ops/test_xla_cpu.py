@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from acmix_jax.ops import shift
 from acmix_jax.ops.attention import dot, softmax_attention
 from acmix_jax.ops.neighborhood import neighborhood_attention
 from acmix_jax.ops.xla_cpu import add_to_each, batched_matmul, dot_general, linear, materialize
@@ -90,6 +91,10 @@ def local_attention(x):
     return neighborhood_attention(x, x, x, form="tiled")
 
 
+def convolution(form):
+    return lambda x: shift.shift_convolution(x, jnp.ones((2, 9)), None, shift.shift_kernel(3, 6), form=form)
+
+
 FUNCTIONS = {
     "materialize": materialize,
     "add_to_each": lambda x: add_to_each(x, x[0]),
@@ -98,6 +103,7 @@ FUNCTIONS = {
     "dot": lambda x: dot("...ij,...kj->...ik", x, x),
     "softmax_attention": lambda x: softmax_attention(x, x, x),
     "neighborhood_attention": local_attention,
+    "multiply_shift": convolution("multiply_shift"),
 }
 
 
