@@ -7,7 +7,7 @@ often as needed: a map smaller than the window is seen several times over, and a
 
 Three forms are equal in value and gradient. "reference" is the definition. "tiled" computes matrix products of tiles of
 queries with patches of keys. "recomputed" is flash-style: smaller tiles, one row of them after the other, whose weights
-are rematerialised in the backward pass. `ops/choice.py` picks one.
+are rematerialised in the backward pass; it has no forward-mode derivative (`jax.jvp`). `ops/choice.py` picks one.
 """
 
 import jax
