@@ -7,22 +7,20 @@ Conventions of this file. A window is `(height, width)`; windows, and the pixels
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 MASKED = -100.0  # added to the logits of pixels that only the roll brought into one window (as released)
 
 
 def partition(x: jax.Array, window: tuple[int, int]) -> jax.Array:
     """Cuts `[B, H, W, ...]`, H and W multiples of the window, into `[B, windows, window pixels, ...]`."""
-    batch, height, width, *rest = x.shape
-    x = x.reshape(batch, height // window[0], window[0], width // window[1], window[1], *rest)
-    return x.swapaxes(2, 3).reshape(batch, -1, window[0] * window[1], *rest)
+    return rearrange(x, "b (wy y) (wx x) ... -> b (wy wx) (y x) ...", y=window[0], x=window[1])
 
 
 def reverse(windows: jax.Array, window: tuple[int, int], height: int, width: int) -> jax.Array:
     """Undoes `partition`: `[B, windows, window pixels, ...]` to `[B, height, width, ...]`."""
-    batch, _, _, *rest = windows.shape
-    x = windows.reshape(batch, height // window[0], width // window[1], *window, *rest)
-    return x.swapaxes(2, 3).reshape(batch, height, width, *rest)
+    counts = {"wy": height // window[0], "wx": width // window[1]}
+    return rearrange(windows, "b (wy wx) (y x) ... -> b (wy y) (wx x) ...", **counts, y=window[0], x=window[1])
 
 
 def relative_position_index(window: tuple[int, int], table_window: int) -> np.ndarray:

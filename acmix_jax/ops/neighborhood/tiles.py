@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from acmix_jax.ops.attention import scale
 from acmix_jax.ops.neighborhood.reference import window_indices
@@ -58,16 +59,14 @@ def prepare(q, k, v, position):
 
 def to_tiles(x, rows, columns):
     """`[B, H, W, heads, dim]` to `[tiles_y, B, heads, tiles_x, queries, dim]`; zeros where a tile leaves the map."""
-    (tiles_y, tile_y, _), (tiles_x, tile_x, _) = rows.log_copies.shape, columns.log_copies.shape
-    batch, height, width, heads, dim = x.shape
-    x = jnp.pad(x, ((0, 0), (0, tiles_y * tile_y - height), (0, tiles_x * tile_x - width), (0, 0), (0, 0)))
-    x = x.reshape(batch, tiles_y, tile_y, tiles_x, tile_x, heads, dim).transpose(1, 0, 5, 3, 2, 4, 6)
-    return x.reshape(tiles_y, batch, heads, tiles_x, tile_y * tile_x, dim)
+    (tiles_y, height, _), (tiles_x, width, _) = rows.log_copies.shape, columns.log_copies.shape
+    bottom, right = tiles_y * height - x.shape[1], tiles_x * width - x.shape[2]
+    x = jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0), (0, 0)))
+    return rearrange(x, "b (ty y) (tx x) heads dim -> ty b heads tx (y x) dim", y=height, x=width)
 
 
 def from_tiles(x, rows, columns, size):
     """The inverse of `to_tiles`, for a map of `size` (height, width)."""
-    (tiles_y, tile_y, _), (tiles_x, tile_x, _) = rows.log_copies.shape, columns.log_copies.shape
-    _, batch, heads, _, _, dim = x.shape
-    x = x.reshape(tiles_y, batch, heads, tiles_x, tile_y, tile_x, dim).transpose(1, 0, 4, 3, 5, 2, 6)
-    return x.reshape(batch, tiles_y * tile_y, tiles_x * tile_x, heads, dim)[:, : size[0], : size[1]]
+    height, width = rows.log_copies.shape[1], columns.log_copies.shape[1]
+    x = rearrange(x, "ty b heads tx (y x) dim -> b (ty y) (tx x) heads dim", y=height, x=width)
+    return x[:, : size[0], : size[1]]
