@@ -96,8 +96,8 @@ FIELDS: dict[str, Field] = {
     "acmix.num_heads": Field(None, whole(1), "attention heads; ResNet only"),
     "acmix.window_size": Field(None, whole(1), "width of the attention window, in pixels"),
     "acmix.kernel_size": Field(3, whole(1), "width of the convolution; odd"),
-    "acmix.shift_form": Field(None, NAME, "implementation of the convolution, see ops/shift.py; None: fastest", RESUME),
-    "acmix.attention_form": Field(None, NAME, "of ResNet's attention, see ops/neighborhood.py; None: fastest", RESUME),
+    "acmix.shift_form": Field(None, NAME, "form of the convolution (ops/shift); None: by ops/choice.py", RESUME),
+    "acmix.attention_form": Field(None, NAME, "form of ResNet's attention (ops/neighborhood); None: as shift_form", RESUME),
     "acmix.shared_shift": Field(False, SWITCH, "one shift kernel for all heads, instead of one per head (the paper)"),
     "acmix.shift_init": Field(True, SWITCH, "start the convolution as shifts (the paper), unlike the released ResNet"),
 

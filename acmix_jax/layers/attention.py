@@ -28,7 +28,7 @@ class LocalAttention(nn.Module):
       window_size: width of the window in taps, odd (7 in the paper).
       stride, dilation: see `ops.neighborhood`.
       position: adds the relative position term, a learned linear map of the coordinate difference.
-      form: a form of `neighborhood_attention`; None is the fastest on this backend.
+      form: a form of `neighborhood_attention`; None for the default of `ops/choice.py`.
     """
 
     window_size: int = 7

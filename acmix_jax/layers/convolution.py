@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from acmix_jax.errors import UserError, check_choice
 from acmix_jax.layers.projection import Projected
 from acmix_jax.layers.weights import Initializer, Weights, torch_default
-from acmix_jax.ops import shift
+from acmix_jax.ops import choice, shift
 
 
 class ShiftConvolution(nn.Module):
@@ -21,7 +21,7 @@ class ShiftConvolution(nn.Module):
       kernel_size: width of the convolution, odd; k_c in the paper.
       stride, dilation: those of an ordinary convolution with zero padding that keeps the size.
       reduction: k and v lie on a grid this much coarser (PVT); they are repeated to the full size.
-      form: one of `ops.shift.FORMS`; None is the fastest on this backend.
+      form: one of `ops.shift.FORMS`; None for the default of `ops/choice.py`.
       shift_init: starts the kernel as shifts (the paper); False draws it from `kernel_init` (the released ResNet).
       shared_shift: all heads share one shift kernel (paper, figure 3c with one group convolution instead of N). For
         the ablation; neither folded nor converted.
@@ -82,7 +82,7 @@ class ShiftConvolution(nn.Module):
         """The form that is computed for a map with so many channels; kernels that were folded are dense."""
         if self.kernel_size % 2 == 0:
             raise UserError(f"kernel_size={self.kernel_size} has no centre pixel; use an odd number")
-        form = self.form or shift.fastest_form(in_features)
+        form = self.form or choice.convolution_form(in_features)
         check_choice("shift_form", form, shift.FORMS)
         return "dense" if self.has_variable("folded", "kernel") else form
 

@@ -1,53 +1,55 @@
-"""Changes to whole batches on the device, under jit: random erasing, mixup and cutmix, as in timm.
+"""Augmentation of whole batches on the device, under jit: random erasing, mixup and cutmix, as in timm.
 
-Images are float `[B, H, W, C]`, already normalised; targets float `[B, K]`, distributions over the classes.
+Images are float `[B, H, W, C]`, already normalised; targets are float `[B, K]`, distributions over the classes.
 """
 
 import jax
 import jax.numpy as jnp
 
-GROUP = 128  # rows that share one ratio: the batch of one GPU in the recipes of PVT and Swin, whatever the devices here
-_APART = 4  # rows between partners
+GROUP = 128  # rows that share a ratio: the batch of one GPU in the recipes of PVT and Swin, whatever the devices here
+_PARTNER_DISTANCE = 4  # rows
 _ATTEMPTS = 10
-_AREA, _SHAPE = (0.02, 1 / 3), (0.3, 1 / 0.3)  # of an erased part
+_AREA, _ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)  # ranges of an erased rectangle
 
 
 def erase(images: jax.Array, key: jax.Array, probability: float) -> jax.Array:
-    """Fills a random part of so many images with noise (Zhong et al., AAAI 2020; "pixel" mode, one part)."""
+    """Fills a random rectangle of each image with noise, with `probability` (Zhong et al., AAAI 2020; "pixel" mode)."""
     batch, height, width, _ = images.shape
     keys = jax.random.split(key, 5)
     draws = (batch, _ATTEMPTS)
     area = height * width * jax.random.uniform(keys[0], draws, minval=_AREA[0], maxval=_AREA[1])
-    shape = jnp.exp(jax.random.uniform(keys[1], draws, minval=jnp.log(_SHAPE[0]), maxval=jnp.log(_SHAPE[1])))
-    h, w = jnp.round(jnp.sqrt(area * shape)), jnp.round(jnp.sqrt(area / shape))
+    aspect = jnp.exp(jax.random.uniform(keys[1], draws, minval=jnp.log(_ASPECT[0]), maxval=jnp.log(_ASPECT[1])))
+    h, w = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
     fits = (h < height) & (w < width)
-    first = fits.argmax(axis=1)  # of the ten attempts, the first that fits
+    first = fits.argmax(axis=1)  # first of the attempts that fits
     h, w = (jnp.take_along_axis(x, first[:, None], axis=1)[:, 0] for x in (h, w))
-    place = jax.random.uniform(keys[2], (2, batch))
-    top, left = jnp.floor(place[0] * (height - h + 1)), jnp.floor(place[1] * (width - w + 1))
+    corner = jax.random.uniform(keys[2], (2, batch))
+    top, left = jnp.floor(corner[0] * (height - h + 1)), jnp.floor(corner[1] * (width - w + 1))
     chosen = fits.any(axis=1) & (jax.random.uniform(keys[3], (batch,)) < probability)
     inside = _inside(top, left, h, w, height, width) & chosen[:, None, None]
     noise = jax.random.normal(keys[4], images.shape, images.dtype)
     return jnp.where(inside[..., None], noise, images)
 
 
-def mix(images, targets, key: jax.Array, mixup: float, cutmix: float):
-    """Mixes each image and target with its partner's: by mixup or by cutmix, as a coin decides for each group.
+def mix(
+    images: jax.Array, targets: jax.Array, key: jax.Array, mixup: float, cutmix: float
+) -> tuple[jax.Array, jax.Array]:
+    """Mixes each image and target with those of its partner; each group of rows draws mixup or cutmix and a ratio.
 
-    Partners are four rows apart: near, so that a device needs no images of another, but farther than an image from its
-    repeats (data.repeats of 3).
+    Partners are four rows apart: near enough to be on one device, but farther apart than repeats of one image
+    (data.repeats=3).
 
     Args:
-      mixup, cutmix: parameters of the Beta distributions of the ratio; 0 leaves that one out.
+      mixup, cutmix: a of the Beta(a, a) distribution of the ratio; 0 turns it off. With both on, each is as likely.
 
     Returns:
-      Images and targets. An odd last row stays as it is.
+      Images and targets. An odd last row is unchanged.
     """
     batch, height, width, _ = images.shape
     keys = jax.random.split(key, 5)
     groups = -(-batch // GROUP)
 
-    def for_rows(x):
+    def for_rows(x):  # [groups] -> [B]
         return jnp.repeat(x, GROUP, total_repeat_length=groups * GROUP)[:batch]
 
     cut = jax.random.bernoulli(keys[0], 0.5 if mixup and cutmix else float(cutmix > 0), (groups,))
@@ -56,7 +58,7 @@ def mix(images, targets, key: jax.Array, mixup: float, cutmix: float):
         ratio = jnp.where(cut, ratio, jax.random.beta(keys[1], mixup, mixup, (groups,)))
     if cutmix:
         ratio = jnp.where(cut, jax.random.beta(keys[2], cutmix, cutmix, (groups,)), ratio)
-    # The part that cutmix takes from the partner; the border cuts off some of it.
+    # Rectangle that cutmix takes from the partner, clipped at the border.
     h, w = (jnp.floor(side * jnp.sqrt(1 - ratio)) for side in (height, width))
     y, x = (
         jnp.floor(jax.random.uniform(k, (groups,)) * side) for k, side in zip(keys[3:], (height, width), strict=True)
@@ -72,16 +74,16 @@ def mix(images, targets, key: jax.Array, mixup: float, cutmix: float):
 
 
 def _partners(x):
-    """Rows 4 to 7 and 0 to 3, 12 to 15 and 8 to 11, ...; of up to seven last ones, the two halves change places."""
-    whole = len(x) // (2 * _APART) * 2 * _APART
+    """Swaps neighbouring groups of four rows. A shorter tail swaps its halves, and an odd last row stays."""
+    whole = len(x) // (2 * _PARTNER_DISTANCE) * 2 * _PARTNER_DISTANCE
     half = (len(x) - whole) // 2
-    swapped = x[:whole].reshape(-1, 2, _APART, *x.shape[1:])[:, ::-1].reshape(whole, *x.shape[1:])
+    swapped = x[:whole].reshape(-1, 2, _PARTNER_DISTANCE, *x.shape[1:])[:, ::-1].reshape(whole, *x.shape[1:])
     first, second, odd = x[whole : whole + half], x[whole + half : whole + 2 * half], x[whole + 2 * half :]
     return jnp.concatenate([swapped, second, first, odd])
 
 
 def _inside(top, left, h, w, height, width):
-    """Bool `[B, height, width]`, from the place and size of a part of each image, `[B]` each."""
+    """Mask of a rectangle in each image, bool `[B, height, width]`; `top`, `left`, `h` and `w` are `[B]`."""
     y, x = jnp.arange(height)[:, None], jnp.arange(width)
     top, left, h, w = (value[:, None, None] for value in (top, left, h, w))
     return (y >= top) & (y < top + h) & (x >= left) & (x < left + w)

@@ -17,7 +17,7 @@ import numpy as np
 
 from acmix_jax.errors import UserError
 from acmix_jax.layers.norm import BatchNorm
-from acmix_jax.ops import shift
+from acmix_jax.ops import choice, shift
 from acmix_jax.weights import names
 
 Variables = dict[str, Any]
@@ -29,7 +29,7 @@ def fold(variables: Variables, largest_composed: int | None = None) -> Variables
     Args:
       variables: {"params": ..., "batch_stats": ...}.
       largest_composed: convolution paths of layers with up to so many input features become one convolution; None
-        for those where that is the fastest form on the backend in use (128 on a CPU, see ops/shift.py).
+        for those where that is the fastest form on the backend in use (128 on a CPU, see ops/choice.py).
 
     Returns:
       {"params": ..., "batch_stats": ..., "folded": ...} as NumPy arrays: "folded" takes the place of what is gone.
@@ -80,7 +80,10 @@ def _fold_acmix(flat, path, scale, largest_composed):
     if flat[*params, "shift", "kernel"].shape[-1] == dim and len(fc) > 3:
         raise UserError("a network with acmix.shared_shift=True cannot be folded; use it as it is")
     _multiply(flat, (*params, "shift"), flat.pop((*params, "beta"), 1.0) * scale)
-    is_narrow = shift.fastest_form(len(qkv)) == "dense" if largest_composed is None else len(qkv) <= largest_composed
+    if largest_composed is None:
+        is_narrow = choice.convolution_form(len(qkv)) == "dense"
+    else:
+        is_narrow = len(qkv) <= largest_composed
     if not is_narrow:
         return
     is_coarse = (*params, "reduce", "kernel") in flat  # of k and v (PVT), which then cannot be composed

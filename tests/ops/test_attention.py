@@ -9,7 +9,7 @@ from acmix_jax.ops.neighborhood import neighborhood_attention
 
 
 def products(jaxpr):
-    """The types of what each product multiplies, those of inner programs included."""
+    """Types of the operands of each product, those of inner programs included."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             yield tuple(str(operand.aval.dtype) for operand in equation.invars)
@@ -17,15 +17,17 @@ def products(jaxpr):
             yield from products(inner)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "tpu"])
 @pytest.mark.parametrize("attention", [softmax_attention, lambda *qkv: neighborhood_attention(*qkv, form="tiled")])
-def test_all_products_of_the_gradient_are_of_the_narrow_type(attention):
+def test_all_products_of_the_gradient_are_of_the_narrow_type(attention, backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     rng = np.random.default_rng(0)
     qkv = [jnp.asarray(rng.normal(size=(2, 8, 8, 2, 4)), jnp.bfloat16) for _ in range(3)]
-    gradient = jax.grad(lambda *qkv: attention(*qkv).astype(jnp.float32).sum(), argnums=(0, 1, 2))
+    gradient = jax.jit(jax.grad(lambda *qkv: attention(*qkv).astype(jnp.float32).sum(), argnums=(0, 1, 2)))
     assert list(products(jax.make_jaxpr(gradient)(*qkv).jaxpr)) == 6 * [("bfloat16", "bfloat16")]
     wide = gradient(*(x.astype(jnp.float32) for x in qkv))
-    for found, wanted in zip(gradient(*qkv), wide, strict=True):
-        np.testing.assert_allclose(found.astype(np.float32), wanted, atol=0.03)
+    for actual, expected in zip(gradient(*qkv), wide, strict=True):
+        np.testing.assert_allclose(actual.astype(np.float32), expected, atol=0.03)
 
 
 def test_it_is_the_softmax():
@@ -35,5 +37,5 @@ def test_it_is_the_softmax():
     logits = np.einsum("bqnd,bknd->bnqk", q, k) / 2 + bias + mask
     weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     with jax.enable_x64(True):
-        found = softmax_attention(q, k, v, jnp.asarray(bias), mask)
-    np.testing.assert_allclose(found, np.einsum("bnqk,bknd->bqnd", weights, v), rtol=1e-12)
+        out = softmax_attention(q, k, v, jnp.asarray(bias), mask)
+    np.testing.assert_allclose(out, np.einsum("bnqk,bknd->bqnd", weights, v), rtol=1e-12)

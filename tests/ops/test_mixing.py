@@ -6,10 +6,10 @@ import pytest
 from acmix_jax.ops import mixing
 
 
-def test_a_quarter_of_the_images_gets_one_part_of_noise():
+def test_a_quarter_of_the_images_gets_one_rectangle_of_noise():
     images = jnp.full((2000, 24, 32, 1), 100.0)
-    found = np.asarray(jax.jit(mixing.erase, static_argnums=2)(images, jax.random.key(0), 0.25))[..., 0]
-    erased = found != 100
+    out = np.asarray(jax.jit(mixing.erase, static_argnums=2)(images, jax.random.key(0), 0.25))[..., 0]
+    erased = out != 100
     chosen = erased.any((1, 2))
     assert abs(chosen.mean() - 0.25) < 0.03
     area = erased[chosen].mean((1, 2))
@@ -18,9 +18,9 @@ def test_a_quarter_of_the_images_gets_one_part_of_noise():
     assert abs(area.mean() - (0.02 + 1 / 3) / 2) < 0.02
     rows, columns = erased.any(2), erased.any(1)
     np.testing.assert_array_equal(erased, rows[:, :, None] & columns[:, None])  # one rectangle
-    assert abs(found[erased].mean()) < 0.02
-    assert abs(found[erased].std() - 1) < 0.02
-    assert 0.05 < rows[chosen][:, 0].mean() < 0.5  # all over the image
+    assert abs(out[erased].mean()) < 0.02
+    assert abs(out[erased].std() - 1) < 0.02
+    assert 0.05 < rows[chosen][:, 0].mean() < 0.5  # anywhere in the image
 
 
 def batch(rows, classes=4):
@@ -56,6 +56,6 @@ def test_no_image_is_mixed_with_its_repeat(rows):
 
 def test_an_odd_last_row_stays():
     images, targets = batch(5)
-    mixed, shares = mixing.mix(images, targets, jax.random.key(0), 0.8, 0.0)
+    mixed, shares = jax.jit(mixing.mix, static_argnums=(3, 4))(images, targets, jax.random.key(0), 0.8, 0.0)
     np.testing.assert_allclose(mixed[4], images[4], atol=1e-6)
     np.testing.assert_allclose(shares[4], targets[4], atol=1e-6)

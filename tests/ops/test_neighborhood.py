@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acmix_jax.errors import UserError
-from acmix_jax.ops.neighborhood import FORMS, fastest_form, neighborhood_attention, position_map
+from acmix_jax.ops.neighborhood import FORMS, neighborhood_attention, position_map
 
 
 def by_hand(q, k, v, position, window_size, stride, dilation):
@@ -18,10 +18,10 @@ def by_hand(q, k, v, position, window_size, stride, dilation):
     k, v, position = (np.pad(x, ((margin, margin), (margin, margin), (0, 0)), mode="reflect") for x in (k, v, position))
     out = np.zeros((-(-height // stride), -(-width // stride), v.shape[-1]))
     for i, j in np.ndindex(out.shape[:2]):
-        y, x = stride * i, stride * j  # of the query; its window begins at the same place of the padded maps
+        y, x = stride * i, stride * j  # of the query, and of the first tap in the padded maps
         taps = [(y + dilation * s, x + dilation * t) for s in range(window_size) for t in range(window_size)]
-        here = position[y + margin, x + margin]
-        logits = np.array([q[y, x] @ (k[p] + here - position[p]) for p in taps]) / dim**0.5
+        of_query = position[y + margin, x + margin]
+        logits = np.array([q[y, x] @ (k[p] + of_query - position[p]) for p in taps]) / dim**0.5
         weights = np.exp(logits - logits.max())
         out[i, j] = sum(w * v[p] for w, p in zip(weights / weights.sum(), taps, strict=True))
     return out
@@ -41,10 +41,10 @@ def test_equals_plain_loops(form, height, width, window_size, stride, dilation):
         rng = np.random.default_rng(0)
         q, k, v = (draw(rng, 1, height, width, 1, 4) for _ in range(3))
         position = draw(rng, height, width, 4)
-        place = {"window_size": window_size, "stride": stride, "dilation": dilation}
-        out = jax.jit(partial(neighborhood_attention, form=form, **place))(q[:, ::stride, ::stride], k, v, position)
-        wanted = by_hand(*(np.asarray(x[0, :, :, 0]) for x in (q, k, v)), np.asarray(position), **place)
-        np.testing.assert_allclose(out[0, :, :, 0], wanted, rtol=0, atol=1e-12)
+        window = {"window_size": window_size, "stride": stride, "dilation": dilation}
+        out = jax.jit(partial(neighborhood_attention, form=form, **window))(q[:, ::stride, ::stride], k, v, position)
+        expected = by_hand(*(np.asarray(x[0, :, :, 0]) for x in (q, k, v)), np.asarray(position), **window)
+        np.testing.assert_allclose(out[0, :, :, 0], expected, rtol=0, atol=1e-12)
 
 
 @settings(max_examples=8, deadline=None, derandomize=True, database=None)
@@ -65,11 +65,14 @@ def test_forms_agree_in_value_and_gradient(height, width, heads, window_size, st
             )
             return (weights * out**2).sum()
 
-        both = jax.jit(jax.value_and_grad(loss, argnums=(1, 2, 3, 4)), static_argnums=0)
-        wanted = both("reference", *arguments)
-        for form in set(FORMS) - {"reference"}:
-            found = both(form, *arguments)
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11), found, wanted)
+        @jax.jit  # one program for all forms
+        def by_form(*arguments):
+            return {f: jax.value_and_grad(partial(loss, f), argnums=(0, 1, 2, 3))(*arguments) for f in FORMS}
+
+        results = by_form(*arguments)
+        expected = results.pop("reference")
+        for actual in results.values():
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11), actual, expected)
 
 
 def test_bfloat16_stays_near_float32():
@@ -77,27 +80,27 @@ def test_bfloat16_stays_near_float32():
     arguments = [draw(rng, 2, 9, 9, 2, 8).astype(jnp.float32) for _ in range(3)]
     weights = draw(rng, 2, 9, 9, 2, 8).astype(jnp.float32)
 
-    def both(form, arguments):
+    def out_and_gradients(form, arguments):
         def loss(*arguments):
             out = neighborhood_attention(*arguments, form=form)
             return (weights * out).sum(), out
 
-        (_, out), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(*arguments)
+        (_, out), gradients = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(*arguments)
         return out, gradients
 
-    exact = both("reference", arguments)
-    for form in FORMS:
-        found = both(form, [x.astype(jnp.bfloat16) for x in arguments])
-        assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype("bfloat16")}
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a.astype(jnp.float32), b, atol=0.05), found, exact)
+    @jax.jit
+    def by_form(arguments):
+        narrow = [x.astype(jnp.bfloat16) for x in arguments]
+        return out_and_gradients("reference", arguments), {f: out_and_gradients(f, narrow) for f in FORMS}
 
-
-def test_large_maps_are_recomputed():
-    assert [fastest_form(*size) for size in ((14, 14), (28, 28), (4, 200))] == ["tiled", "recomputed", "recomputed"]
+    expected, results = by_form(arguments)
+    assert {x.dtype for x in jax.tree.leaves(results)} == {jnp.dtype("bfloat16")}
+    for actual in results.values():
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a.astype(jnp.float32), b, atol=0.05), actual, expected)
 
 
 def test_the_form_depends_on_the_number_of_queries():
-    """Not on that of the keys: with a stride there are fewer."""
+    """Not on that of the keys: with a stride there are fewer queries."""
     keys = jnp.zeros((1, 28, 28, 1, 1))
     for stride, loops in ((1, True), (2, False)):
         queries = keys[:, ::stride, ::stride]
@@ -106,14 +109,14 @@ def test_the_form_depends_on_the_number_of_queries():
 
 
 def test_position_map_runs_from_minus_one_to_one():
-    found = position_map(3, 2)
-    np.testing.assert_array_equal(found[:, :, 0], [[-1, 1]] * 3)  # x
-    np.testing.assert_array_equal(found[:, :, 1], [[-1, -1], [0, 0], [1, 1]])  # y
+    coordinates = position_map(3, 2)
+    np.testing.assert_array_equal(coordinates[:, :, 0], [[-1, 1]] * 3)  # x
+    np.testing.assert_array_equal(coordinates[:, :, 1], [[-1, -1], [0, 0], [1, 1]])  # y
     np.testing.assert_array_equal(position_map(1, 1), [[[-1, -1]]])
 
 
 @pytest.mark.parametrize("change", [{"window_size": 4}, {"form": "tilde"}])
-def test_mistakes_are_named(change):
+def test_wrong_arguments_are_named(change):
     x = jnp.zeros((1, 4, 4, 1, 2))
     with pytest.raises(UserError, match="window_size=4|did you mean tiled"):
         neighborhood_attention(x, x, x, **change)

@@ -21,10 +21,14 @@ def test_shift_kernel_shifts_and_sums(form, stride, kernel_size, dilation):
     dim, outputs = 3, 2
     pieces = draw(np.random.default_rng(0), 2, 7, 6, kernel_size**2, dim).astype(jnp.float32)
     kernel, fc = shift.shift_kernel(kernel_size, dim * outputs), jnp.eye(kernel_size**2)
-    place = {"stride": stride, "dilation": dilation}
-    out = jax.jit(partial(shift.shift_convolution, form=form, **place))(pieces, fc, None, kernel)
-    wanted = jnp.repeat(shift.shift_and_sum(pieces.swapaxes(3, 4), **place), outputs, axis=-1)
-    np.testing.assert_allclose(out, wanted, atol=1e-5)
+    grid = {"stride": stride, "dilation": dilation}
+
+    @jax.jit
+    def kernel_and_slices(pieces):
+        out = shift.shift_convolution(pieces, fc, None, kernel, form=form, **grid)
+        return out, jnp.repeat(shift.shift_and_sum(pieces.swapaxes(3, 4), **grid), outputs, axis=-1)
+
+    np.testing.assert_allclose(*kernel_and_slices(pieces), atol=1e-5)
 
 
 def test_a_tap_comes_from_its_own_side():
@@ -40,7 +44,7 @@ def test_a_tap_comes_from_its_own_side():
 )  # fmt: skip
 @example(height=5, width=4, heads=24, kernel_size=3, stride=2, dilation=1, fc_bias=True)
 def test_forms_agree_in_value_and_gradient(height, width, heads, kernel_size, stride, dilation, fc_bias):
-    """All parameters and biases are random, so that a bias that leaks over the border would show."""
+    """All parameters and biases are random, so that a bias that leaks over the border shows."""
     with jax.enable_x64(True):
         rng = np.random.default_rng(height * 100 + width)
         features_in, dim = 5, 2
@@ -53,21 +57,24 @@ def test_forms_agree_in_value_and_gradient(height, width, heads, kernel_size, st
             "kernel": draw(rng, kernel_size, kernel_size, kernel_size**2, dim * heads),
         }
         weights = draw(rng, 2, -(-height // stride), -(-width // stride), dim * heads)
-        place = {"stride": stride, "dilation": dilation}
+        grid = {"stride": stride, "dilation": dilation}
 
         def loss(form, x, p):
             if form == "dense":
-                out = shift.composed_convolution(x, *shift.compose(**p), **place)
+                out = shift.composed_convolution(x, *shift.compose(**p), **grid)
             else:
                 pieces = jnp.einsum("bhwc,csd->bhwsd", x, p["qkv"]) + p["qkv_bias"]
-                out = shift.shift_convolution(pieces, p["fc"], p["fc_bias"], p["kernel"], form=form, **place)
+                out = shift.shift_convolution(pieces, p["fc"], p["fc_bias"], p["kernel"], form=form, **grid)
             return (weights * out**2).sum()
 
-        both = jax.jit(jax.value_and_grad(loss, argnums=(1, 2)), static_argnums=0)
-        wanted = both("slices", x, parameters)
-        for form in set(shift.FORMS) - {"slices"}:
-            found = both(form, x, parameters)
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), found, wanted)
+        @jax.jit  # one program for all forms
+        def by_form(x, parameters):
+            return {f: jax.value_and_grad(partial(loss, f), argnums=(0, 1))(x, parameters) for f in shift.FORMS}
+
+        results = by_form(x, parameters)
+        expected = results.pop("slices")
+        for actual in results.values():
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), actual, expected)
 
 
 @settings(max_examples=6, deadline=None, derandomize=True, database=None)
@@ -81,31 +88,25 @@ def test_a_coarser_grid_is_repeated_first(height, width, factor, kernel_size, st
         rng = np.random.default_rng(height * 100 + width)
         coarse = draw(rng, 2, max(1, height // factor), max(1, width // factor), 4, 3)
         fc, kernel = draw(rng, 4, kernel_size**2), draw(rng, kernel_size, kernel_size, kernel_size**2, 6)
-        place = {"stride": stride, "dilation": dilation}
+        grid = {"stride": stride, "dilation": dilation}
 
         def fast(coarse, fc, kernel):
-            return shift.repeated_shift_convolution(coarse, fc, kernel, factor=factor, size=(height, width), **place)
+            return shift.repeated_shift_convolution(coarse, fc, kernel, factor=factor, size=(height, width), **grid)
 
         def plain(coarse, fc, kernel):
-            return shift.shift_convolution(
-                shift.repeat_pixels(coarse, factor, height, width), fc, None, kernel, **place
-            )
+            return shift.shift_convolution(shift.repeat_pixels(coarse, factor, height, width), fc, None, kernel, **grid)
 
         weights = draw(rng, *jax.eval_shape(plain, coarse, fc, kernel).shape)
-        wanted, found = (
-            jax.jit(jax.value_and_grad(lambda *a, f=f: (weights * f(*a) ** 2).sum(), argnums=(0, 1, 2)))(
-                coarse, fc, kernel
-            )
-            for f in (plain, fast)
-        )
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), found, wanted)
 
+        def value_and_gradient(f, *arguments):
+            return jax.value_and_grad(lambda *a: (weights * f(*a) ** 2).sum(), argnums=(0, 1, 2))(*arguments)
 
-@pytest.mark.parametrize(
-    ("in_features", "backend", "form"), [(64, "cpu", "dense"), (256, "cpu", "multiply_shift"), (2048, "tpu", "dense")]
-)
-def test_the_fastest_form_follows_the_measurements(in_features, backend, form):
-    assert shift.fastest_form(in_features, backend) == form
+        @jax.jit
+        def both(*arguments):
+            return value_and_gradient(fast, *arguments), value_and_gradient(plain, *arguments)
+
+        actual, expected = both(coarse, fc, kernel)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), actual, expected)
 
 
 def test_pixels_are_repeated_in_blocks():

@@ -24,20 +24,20 @@ def test_reverse_undoes_partition(window, count):
 
 @settings(max_examples=20, deadline=None, derandomize=True, database=None)
 @given(window=st.tuples(sizes, sizes), count=st.tuples(sizes, sizes), data=st.data())
-def test_mask_parts_what_the_roll_brought_together(window, count, data):
-    """Two pixels of a rolled window may meet if the way between them does not cross the edge of the map."""
+def test_mask_separates_pixels_that_only_the_roll_joined(window, count, data):
+    """Two pixels of a rolled window may meet if they were nearer than a window before the roll."""
     height, width = (w * n for w, n in zip(window, count, strict=True))
     shift = tuple(data.draw(st.integers(0, w - 1)) if n > 1 else 0 for w, n in zip(window, count, strict=True))
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
-    place = np.roll(np.stack([rows, columns], axis=-1), (-shift[0], -shift[1]), axis=(0, 1))[None]
-    place = partition(place, window)[0]  # [windows, pixels, 2], where each pixel was before the roll
-    distance = np.abs(place[:, :, None] - place[:, None]).astype(int)
+    index = np.roll(np.stack([rows, columns], axis=-1), (-shift[0], -shift[1]), axis=(0, 1))[None]
+    index = partition(index, window)[0]  # [windows, pixels, 2], of each pixel before the roll
+    distance = np.abs(index[:, :, None] - index[:, None]).astype(int)
     near = (distance < np.array(window)).all(axis=-1)
     np.testing.assert_array_equal(shift_mask(height, width, window, shift), np.where(near, 0, -100))
 
 
 def test_small_windows_use_the_same_offsets():
-    """The entry of two pixels depends on their offset alone, whatever the window that they are in."""
+    """The entry of two pixels depends on their offset alone, not on the size of the window."""
     whole = relative_position_index((4, 4), 4).reshape(4, 4, 4, 4)
     small = relative_position_index((2, 3), 4).reshape(2, 3, 2, 3)
     np.testing.assert_array_equal(small, whole[:2, :3, :2, :3])
@@ -57,7 +57,7 @@ def test_padding_is_at_the_bottom_and_the_right():
 def test_attention_is_a_weighted_mean(dtype, atol):
     q, k, v = (jax.random.normal(jax.random.key(i), (2, 5, 3, 8), dtype) for i in range(3))
     bias = jax.random.normal(jax.random.key(3), (3, 5, 5))
-    out = softmax_attention(q, k, v, bias)
+    out = jax.jit(softmax_attention)(q, k, v, bias)
     assert out.dtype == dtype
     q, k, v = (np.float64(x) for x in (q, k, v))
     for batch in range(2):

@@ -1,15 +1,20 @@
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from acmix_jax.ops.xla_cpu import add_to_each, dot_general, linear, materialize
+from acmix_jax.ops import shift
+from acmix_jax.ops.attention import dot, softmax_attention
+from acmix_jax.ops.neighborhood import neighborhood_attention
+from acmix_jax.ops.xla_cpu import add_to_each, batched_matmul, dot_general, linear, materialize
 
 
 @pytest.mark.parametrize("x", [2.0, np.nan, np.inf])
 def test_materialize_changes_nothing(x):
-    """Not even where the loop that never runs would, if it ran: from NaN on."""
+    """Not even for NaN, on which the first condition of the loop is true."""
     x = jnp.array([x, -1.0])
     value, gradient = jax.jit(jax.value_and_grad(lambda x: (materialize(x) ** 2).sum()))(x)
     np.testing.assert_array_equal(value, (x**2).sum())
@@ -23,17 +28,17 @@ def test_materialize_has_second_derivatives():
 
 
 def test_materialize_is_seen_by_the_compiler():
-    """The chain is computed once: what reads it twice, reads an array."""
+    """Two readers of a chain of operations read one array."""
 
-    def run(between):
+    def program(between):
         def f(x):
             x = between(x + 1)
             return x[1:] * 2, x[:-1] * 3
 
         return jax.jit(f).lower(jnp.ones(100)).compile().as_text()
 
-    assert " while(" in run(materialize)
-    assert " while(" not in run(lambda x: x)
+    assert " while(" in program(materialize)
+    assert " while(" not in program(lambda x: x)
 
 
 @pytest.mark.parametrize(
@@ -44,26 +49,35 @@ def test_add_to_each_is_a_sum_in_value_and_gradient(wide, narrow, tolerance):
         rng = np.random.default_rng(0)
         x, shared = jnp.asarray(rng.normal(size=(5, 2, 3)), narrow), jnp.asarray(rng.normal(size=(2, 3)), wide)
 
-        def both(f):
+        def value_and_gradient(f):
             return jax.jit(jax.value_and_grad(lambda *a: (f(*a).astype(wide) ** 2).sum(), argnums=(0, 1)))(x, shared)
 
-        found, wanted = both(add_to_each), both(lambda x, shared: x + shared.astype(x.dtype))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), found, wanted)
-        assert [leaf.dtype for leaf in jax.tree.leaves(found)] == [leaf.dtype for leaf in jax.tree.leaves(wanted)]
+        actual = value_and_gradient(add_to_each)
+        expected = value_and_gradient(lambda x, shared: x + shared.astype(x.dtype))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), actual, expected)
+        assert [leaf.dtype for leaf in jax.tree.leaves(actual)] == [leaf.dtype for leaf in jax.tree.leaves(expected)]
 
 
-@pytest.mark.parametrize(("features_in", "features"), [(3, 5), (5, 3)])
-def test_linear_is_the_matrix_product_in_value_and_gradient(features_in, features):
+@pytest.mark.parametrize(
+    ("product", "left", "right"),
+    [
+        (linear, (2, 4, 3, 3), (3, 5)),
+        (linear, (2, 4, 3, 5), (5, 3)),
+        (batched_matmul, (2, 4, 3), (2, 3, 5)),
+    ],
+)
+def test_products_are_matmul_in_value_and_gradient(product, left, right):
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
-        x, kernel, weights = (
-            jnp.asarray(rng.normal(size=s)) for s in ((2, 4, 3, features_in), (features_in, features), (features,))
-        )
+        arguments = [jnp.asarray(rng.normal(size=shape)) for shape in (left, right)]
+        weights = jnp.asarray(rng.normal(size=right[-1]))
 
-        def both(f):
-            return jax.jit(jax.value_and_grad(lambda *a: (weights * f(*a) ** 2).sum(), argnums=(0, 1)))(x, kernel)
+        @partial(jax.jit, static_argnums=0)
+        def value_and_gradient(f, *arguments):
+            return jax.value_and_grad(lambda *a: (weights * f(*a) ** 2).sum(), argnums=(0, 1))(*arguments)
 
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), both(linear), both(jnp.matmul))
+        actual, expected = (value_and_gradient(f, *arguments) for f in (product, jnp.matmul))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), actual, expected)
 
 
 def test_linear_fits_into_dense():
@@ -71,3 +85,41 @@ def test_linear_fits_into_dense():
     plain, ours = (nn.Dense(5, dot_general=f) for f in (None, dot_general))
     variables = plain.init(jax.random.key(1), x)
     np.testing.assert_allclose(ours.apply(variables, x), plain.apply(variables, x), rtol=1e-6)
+
+
+def local_attention(x):
+    return neighborhood_attention(x, x, x, form="tiled")
+
+
+def convolution(form):
+    return lambda x: shift.shift_convolution(x, jnp.ones((2, 9)), None, shift.shift_kernel(3, 6), form=form)
+
+
+FUNCTIONS = {
+    "materialize": materialize,
+    "add_to_each": lambda x: add_to_each(x, x[0]),
+    "linear": lambda x: linear(x, x[0, 0, 0].T),
+    "batched_matmul": lambda x: batched_matmul(x[0, 0], x[0, 0].swapaxes(1, 2)),
+    "dot": lambda x: dot("...ij,...kj->...ik", x, x),
+    "softmax_attention": lambda x: softmax_attention(x, x, x),
+    "neighborhood_attention": local_attention,
+    "multiply_shift": convolution("multiply_shift"),
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+def test_other_backends_differentiate_the_plain_expression(function, monkeypatch):
+    """Forward mode works there, and agrees with reverse mode."""
+    x, tangent = np.random.default_rng(0).normal(size=(2, 1, 3, 4, 2, 3)).astype(np.float32)
+    assert "custom_vjp" in str(jax.make_jaxpr(lambda x: function(x))(x))
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert "custom_vjp" not in str(jax.make_jaxpr(lambda x: function(x))(x))
+
+    def loss(x):
+        return (function(x) ** 2).sum()
+
+    @jax.jit
+    def forward_and_reverse(x, tangent):
+        return jax.jvp(loss, (x,), (tangent,))[1], (jax.grad(loss)(x) * tangent).sum()
+
+    np.testing.assert_allclose(*forward_and_reverse(x, tangent), rtol=1e-4)
