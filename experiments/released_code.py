@@ -1,7 +1,7 @@
-"""The authors' PyTorch code, imported from a clone of it (github.com/LeapLabTHU/ACmix) to be timed beside ours.
+"""The authors' PyTorch code, imported from a clone (github.com/LeapLabTHU/ACmix) to be timed next to ours.
 
-Nothing of it is kept here. What it imports and never uses, or uses for drawing initial values only, gets a stand-in,
-so that neither torchvision nor timm is needed.
+None of it is copied here. Imports that it never uses, or uses only to draw initial values, are replaced by stubs, so
+that neither torchvision nor timm is needed.
 """
 
 import importlib.util
@@ -34,7 +34,7 @@ def network(folder: Path, name: str) -> Any:
 
 
 def programs(module: Any, images: Any, labels: Any | None = None, dtype: str = "float32") -> dict[str, Program]:
-    """Its "forward" pass (no gradient) on NHWC `images`, and "forward+backward", or with `labels` a "train" step.
+    """The "forward" pass (no gradient) on NHWC `images`, and "forward+backward", or with `labels` a "train" step.
 
     A train step is cross entropy, gradient, and an update with momentum. bfloat16 is PyTorch's autocast.
     """
@@ -75,20 +75,20 @@ def programs(module: Any, images: Any, labels: Any | None = None, dtype: str = "
 
 
 def _load(path):
-    """Imports one of its files."""
+    """Imports one file of the clone."""
     if not path.is_file():
         raise UserError(
             f"{path} does not exist; --released-code is the folder of a clone of github.com/LeapLabTHU/ACmix"
         )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    with mock.patch.dict(sys.modules, _stand_ins()):
+    with mock.patch.dict(sys.modules, _stubs()):
         spec.loader.exec_module(module)
     return module
 
 
-def _stand_ins():
-    """What its files import from other packages; drop path is never called, as its rate is 0."""
+def _stubs():
+    """Stubs of the modules that its files import; drop path is never called, as its rate is 0."""
     import torch
 
     torchvision = types.ModuleType("torchvision.models.utils")
