@@ -20,7 +20,7 @@ from acmix_jax.config import (
     restore_config,
 )  # fmt: skip
 from acmix_jax.errors import UserError
-from acmix_jax.layers import acmix
+from acmix_jax.layers import weights
 from acmix_jax.run import workdir
 from configs import digits, fashion_mnist, imagenet, sweep_digits
 
@@ -147,7 +147,7 @@ def test_recipes_are_valid(config):
 
 
 def test_choices_are_those_of_the_layer():
-    for name, choices in (("paths", acmix.PATHS), ("combination", acmix.COMBINATIONS)):
+    for name, choices in (("paths", weights.PATHS), ("combination", weights.COMBINATIONS)):
         assert FIELDS[f"acmix.{name}"].valid.hint == " or ".join(choices)
 
 

@@ -11,16 +11,23 @@ from acmix_jax.errors import UserError
 from acmix_jax.layers.attention import LocalAttention
 from acmix_jax.ops import shift
 
+SIZES = [(8, 8), (7, 9), (5, 5), (2, 3), (1, 1)]
+FIELDS = [{}, {"stride": 2}, {"dilation": 2}, {"kernel_size": 1}, {"kernel_size": 5, "stride": 3}]
 
-@pytest.mark.parametrize("shape", [(8, 8), (7, 9), (5, 5), (2, 3), (1, 1)])
-@pytest.mark.parametrize(
-    "fields", [{}, {"stride": 2}, {"dilation": 2}, {"kernel_size": 1}, {"kernel_size": 5, "stride": 3}]
-)
-def test_any_size_gives_the_size_of_a_convolution(shape, fields):
-    x = jax.random.normal(jax.random.key(0), (2, *shape, 6))
-    out, _ = jax.jit(acmix_jax.ACmix(8, **fields).init_with_output)(jax.random.key(1), x)
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("fields", FIELDS)
+def test_any_size_gives_the_size_of_a_convolution(size, fields):
+    x = jax.ShapeDtypeStruct((2, *size, 6), jnp.float32)
+    out, _ = jax.eval_shape(acmix_jax.ACmix(8, **fields).init_with_output, jax.random.key(0), x)
     stride = fields.get("stride", 1)
-    assert out.shape == (2, -(-shape[0] // stride), -(-shape[1] // stride), 8)
+    assert out.shape == (2, -(-size[0] // stride), -(-size[1] // stride), 8)
+
+
+@pytest.mark.parametrize(("size", "fields"), list(zip(SIZES, [*FIELDS[1:], {}], strict=True)))
+def test_any_size_computes(size, fields):
+    x = jax.random.normal(jax.random.key(0), (2, *size, 6))
+    out, _ = jax.jit(acmix_jax.ACmix(8, **fields).init_with_output)(jax.random.key(1), x)
     assert np.isfinite(out).all()
 
 
