@@ -28,7 +28,8 @@ def one_line_errors() -> Iterator[None]:
 
     Ctrl-C ends it with 130, the shell's code for it. Everything else is a bug and keeps its traceback.
     """
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs warnings during normal operation
+    for logger in (logging.getLogger(), logging.getLogger("absl")):  # JAX and Orbax log much during normal operation
+        logger.setLevel(logging.ERROR)
     try:
         yield
     except KeyboardInterrupt:
