@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from acmix_jax.errors import UserError
+from acmix_jax.evaluators import best_metric
 from acmix_jax.run import workdir
 from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.weights.fold import fold
@@ -59,7 +61,8 @@ def fold_checkpoint(folder: Path, which: str, out: Path) -> str:
       UserError: no such checkpoint, it is folded already, it has nothing to fold, or `out` cannot be written.
     """
     facts = workdir.read_facts(folder)
-    step, variables = read_trainable(folder, which, facts.get("config", {}).get("best_metric"))
+    best = best_metric(ConfigDict(facts["config"])) if "config" in facts else None
+    step, variables = read_trainable(folder, which, best)
     folded = fold(variables)
     if "folded" not in folded:
         raise UserError(f"there is nothing to fold in {facts['model']}: use the weights in {folder} as they are")
