@@ -81,7 +81,7 @@ def test_inspection_shows_the_learned_values(finished):
 
 
 @pytest.mark.slow
-def test_bfloat16_learns_and_the_average_evaluates(config, tmp_path):
+def test_bfloat16_learns_and_the_average_evaluates(config, tmp_path, monkeypatch):
     config.dtype, config.ema = "bfloat16", 0.5
     state = train(config, tmp_path, jax.devices()[:1])
     rows = read_metrics(tmp_path)
@@ -90,8 +90,10 @@ def test_bfloat16_learns_and_the_average_evaluates(config, tmp_path):
     with Checkpoints(tmp_path / "checkpoints", config.best_metric, read_only=True) as checkpoints:
         _, variables = checkpoints.read_variables("latest")
     jax.tree.map(np.testing.assert_array_equal, variables["params"], state.average)
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: one)  # on eight, bfloat16 rounds some images over
     top1 = float(re.search(r"top-1 ([\d.]+) %", evaluate_checkpoint(config, tmp_path, "latest"))[1])
-    assert abs(top1 - rows[-1]["eval_top1"]) < 100 * 1.5 / 360  # on eight devices bfloat16 may round one image over
+    assert top1 == pytest.approx(rows[-1]["eval_top1"], abs=0.005)
 
 
 def test_a_save_that_fails_half_way_costs_only_that_checkpoint(finished, tmp_path, monkeypatch):
@@ -188,7 +190,7 @@ def test_a_batch_that_does_not_divide_is_refused(config, tmp_path):
 
 @pytest.mark.slow
 def test_fsdp_holds_a_quarter_on_each_device_and_computes_the_same(config, tmp_path):
-    config.log_every, config.seed = 1, 1  # in the run of seed 0 rounding doubles at each step, to 1e-4 at the last
+    config.log_every, config.optimizer.learning_rate = 1, 2e-4  # as `finished`
     train(config, tmp_path / "one", jax.devices()[:1])
     config.fsdp = 4
     state = train(config, tmp_path / "four", jax.devices()[:4])
