@@ -1,5 +1,7 @@
+import os
 import re
 from functools import partial
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -11,6 +13,7 @@ from acmix_jax.analysis.inspection import inspect_checkpoint
 from acmix_jax.benchmark.input import benchmark_input
 from acmix_jax.data import pipeline, prepare
 from acmix_jax.data.photos import Photo
+from acmix_jax.devices import sharding
 from acmix_jax.errors import UserError
 from acmix_jax.run import workdir
 from acmix_jax.run.checkpoint import Checkpoints
@@ -26,7 +29,8 @@ from tests.photographs import write_folder
 def finished(tmp_path_factory, short_config):
     """A run of 12 steps on one device, that logs each."""
     config = short_config.copy_and_resolve_references()
-    config.log_every = 1
+    # A run in which rounding stays below 1e-5; with other seeds and rates it grows to 1e-3 within 12 steps.
+    config.log_every, config.optimizer.learning_rate = 1, 2e-4
     folder = tmp_path_factory.mktemp("finished")
     return config, folder, train(config, folder, jax.devices()[:1])
 
@@ -80,7 +84,7 @@ def test_inspection_shows_the_learned_values(finished):
 
 
 @pytest.mark.slow
-def test_bfloat16_learns_and_the_average_evaluates(config, tmp_path):
+def test_bfloat16_learns_and_the_average_evaluates(config, tmp_path, monkeypatch):
     config.dtype, config.ema = "bfloat16", 0.5
     state = train(config, tmp_path, jax.devices()[:1])
     rows = read_metrics(tmp_path)
@@ -89,30 +93,54 @@ def test_bfloat16_learns_and_the_average_evaluates(config, tmp_path):
     with Checkpoints(tmp_path / "checkpoints", config.best_metric, read_only=True) as checkpoints:
         _, variables = checkpoints.read_variables("latest")
     jax.tree.map(np.testing.assert_array_equal, variables["params"], state.average)
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: one)  # on eight, bfloat16 rounds some images over
     top1 = float(re.search(r"top-1 ([\d.]+) %", evaluate_checkpoint(config, tmp_path, "latest"))[1])
-    assert abs(top1 - rows[-1]["eval_top1"]) < 100 * 1.5 / 360  # on eight devices bfloat16 may round one image over
+    assert top1 == pytest.approx(rows[-1]["eval_top1"], abs=0.005)
+
+
+def test_a_save_that_fails_half_way_costs_only_that_checkpoint(finished, tmp_path, monkeypatch):
+    """As if the run had been killed during the save: the last step of writing, a rename, never comes."""
+    config, _, state = finished
+    config = config.copy_and_resolve_references()
+    config.checkpoint_every = 4
+    rename = os.rename
+
+    def fail_at_step_8(source, target):
+        if Path(target).name == "8":
+            raise OSError("injected")
+        rename(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot write .* earlier ones are intact"):
+        patch.setattr(os, "rename", fail_at_step_8)
+        train(config, tmp_path, jax.devices()[:1])
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir())
+    assert names[0] == "4" and names[1].startswith("8.") and len(names) == 2
+    resumed = train(config, tmp_path, jax.devices()[:1])
+    jax.tree.map(np.testing.assert_array_equal, resumed, state)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()) == ["12", "8"]
+    assert [row["step"] for row in read_metrics(tmp_path)] == list(range(1, 13))
 
 
 def test_the_host_reads_no_device_value_between_logs(config, tmp_path, monkeypatch):
-    """All reads pass through ArrayImpl._value; the steps at which it is called are those that log, or save."""
-    from jax._src.array import ArrayImpl
-
+    """Arrays are read through these methods; the steps at which one is called are those that log, or save."""
     steps, read = [0], set()
-    value = ArrayImpl._value
+    array, put_batch = type(jax.numpy.zeros(())), sharding.put_batch
 
-    def watched(array):
-        read.add(steps[0])
-        return value.fget(array)
+    def watched(method):
+        def call(*arguments, **keywords):
+            read.add(steps[0])
+            return method(*arguments, **keywords)
+
+        return call
 
     def counted(*arguments):
         steps[0] += 1
         return put_batch(*arguments)
 
-    from acmix_jax.devices import sharding
-
-    put_batch = sharding.put_batch
-    monkeypatch.setattr(ArrayImpl, "_value", property(watched))
-    monkeypatch.setattr("acmix_jax.devices.sharding.put_batch", counted)
+    for name in ("array", "float", "int", "index", "bool", "format", "str", "repr"):
+        monkeypatch.setattr(array, f"__{name}__", watched(getattr(array, f"__{name}__")))
+    monkeypatch.setattr(sharding, "put_batch", counted)
     config.log_every = 5
     train(config, tmp_path, jax.devices()[:1])
     assert {step for step in read if 0 < step < 12} == {5, 10}
@@ -134,7 +162,7 @@ def test_a_folder_holds_one_config(finished):
     other.eval_every, other.acmix.shift_form = 3, "slices"  # may change: they do not change the result
     train(other, folder, jax.devices()[:1])
     other.optimizer.learning_rate = 0.3
-    with pytest.raises(UserError, match=r"another config \(optimizer.learning_rate: 0.0005 -> 0.3\)"):
+    with pytest.raises(UserError, match=r"another config \(optimizer.learning_rate: 0.0002 -> 0.3\)"):
         train(other, folder, jax.devices()[:1])
 
 
@@ -207,7 +235,7 @@ def test_one_step_is_compiled_for_each_size_of_the_images(config, tmp_path, monk
 
 @pytest.mark.slow
 def test_fsdp_holds_a_quarter_on_each_device_and_computes_the_same(config, tmp_path):
-    config.log_every, config.seed = 1, 1  # in the run of seed 0 rounding doubles at each step, to 1e-4 at the last
+    config.log_every, config.optimizer.learning_rate = 1, 2e-4  # as `finished`
     train(config, tmp_path / "one", jax.devices()[:1])
     config.fsdp = 4
     state = train(config, tmp_path / "four", jax.devices()[:4])
