@@ -136,7 +136,7 @@ FIELDS: dict[str, Field] = {
 
     # The optimizer and its schedule, after a linear warm-up
     "optimizer.name": Field("sgd", one_of("sgd", "adamw"), "SGD has momentum"),
-    "optimizer.learning_rate": Field(0.1, number(0, 1000), "at the peak"),
+    "optimizer.learning_rate": Field(0.1, number(0, 1e12), "at the peak"),
     "optimizer.reference_batch": Field(0, whole(0), "scale the rate by batch_size over this; 0: do not scale"),
     "optimizer.schedule": Field("cosine", one_of("cosine", "steps", "poly"), "see training/optim.py"),
     "optimizer.milestones": Field((), EPOCHS, "of steps: epochs at whose start the rate changes, such as 8,11"),
