@@ -1,4 +1,4 @@
-"""The one registry: the name of a model -> its backbone, and backbone and head.
+"""The registry of model names: `create_backbone` makes the backbone, `create_model` adds the classification head.
 
 A backbone is given its mixing layers, one maker for each stage; here, and only here, they are made: `ACmix`, or what
 the plain network has in its place, with the attention kind of the family.
@@ -121,17 +121,17 @@ def create_backbone(
     return family.backbone(variant, tuple(mixers), dtype=dtype, remat=remat, **(rates if family.drops else {}))
 
 
-def create_model(name: str, num_classes: int = 1000, dtype: Any = jnp.float32, **backbone: Any) -> Classifier:
+def create_model(name: str, num_classes: int = 1000, dtype: Any = jnp.float32, **options: Any) -> Classifier:
     """Builds a classifier as a Linen module.
 
     Args:
       name: one of `list_models()`.
       num_classes: number of logits.
       dtype: type of the computation; parameters and logits are float32.
-      **backbone: see `create_backbone`, which also says what it raises.
+      **options: of `create_backbone`, which also says what it raises.
     """
     head = FAMILIES[parse_name(name).family].head
-    return Classifier(create_backbone(name, dtype, **backbone), ClassifierHead(num_classes, dtype=dtype, **head))
+    return Classifier(create_backbone(name, dtype, **options), ClassifierHead(num_classes, dtype=dtype, **head))
 
 
 def model_fields(config: Any) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _mixer(is_acmix: bool, kind: Callable[..., nn.Module], shared: dict[str, Any
 def _resnet(plain, is_acmix, window_size=7, attention_form=None, **fields) -> Parts:
     """3x3 convolutions, or ACmix as the released ResNet has it: 4 heads, a 7x7 window, Kaiming initialisation."""
     kind = partial(LocalAttention, window_size=window_size, form=attention_form, kernel_init=kaiming_fan_out)
-    mixer = _mixer(True, kind, {"kernel_init": kaiming_fan_out}, fields) if is_acmix else resnet.conv3x3
+    mixer = partial(ACmix, attention_kind=kind, kernel_init=kaiming_fan_out, **fields) if is_acmix else resnet.conv3x3
     return resnet.VARIANTS[plain], [mixer] * 4
 
 
@@ -205,7 +205,7 @@ FAMILIES = {
         False, {},
     ),
     "san": Family(
-        tuple(name + kind for name in san.VARIANTS for kind in ("", "_pairwise")), san.SAN, _san,
+        tuple(name + suffix for name in san.VARIANTS for suffix in ("", "_pairwise")), san.SAN, _san,
         (*_FIELDS, "window_size"), False, {},
     ),
     "pvt": Family(

@@ -104,7 +104,8 @@ def operator_cost(
     """The paper's table 1 in closed form: ResNet's ACmix layer from `pixels` to `outputs` pixels (fewer with a stride).
 
     Of C = `features` and N = `num_heads`, Stage I takes 3 C^2 multiply-adds a pixel, attention 2 k_a^2 C, the
-    convolution 3 k_c^2 C (fc) and k_c^4 C (shift). Counted here, but not in the table: biases and position term.
+    convolution 3 k_c^2 C (fc) and k_c^4 C (shift), with 3 N k_c^2 and k_c^4 C parameters. Beyond the table: the
+    parameters of the biases, and the position term.
     """
     dim, taps = features // num_heads, kernel_size**2
     params = (3 * features**2 + 3 * features, 3 * dim, 3 * num_heads * taps + taps**2 * features, 2)

@@ -5,13 +5,13 @@
                  |                            |
       attention, N heads             fc [3N, k^2], one matrix for all pixels and
       over windows of q, k, v        all d channels: k^2 maps [B, H, W, d]
-                 |                   shift each map and sum, for each of the N outputs
+      (then proj: Swin, PVT)         shift each map and sum, for each of the N outputs
                  |                   of each channel (a group convolution, d groups)
       [B, H, W, N * d]                        [B, H, W, d * N]
              * alpha ------------ + ------------ * beta
 
-fc has 3N x k^2 parameters, without the factor N of the paper's first text: N outputs come from the group convolution.
-Channel c of the sum joins head c // d of the attention with output c % N of the convolution, as in the released code.
+fc has 3N x k^2 parameters; the paper's first text says 3N x k^2 N by mistake. Channel c of the sum joins head c // d of
+the attention with output c % N of the convolution, as in the released code. Both are explained in ops/shift.
 """
 
 from typing import Any
@@ -55,14 +55,16 @@ class ACmix(SelfAttention):
             raise UserError("paths='convolution' leaves the class token without input; use attention or both")
         x = x.astype(self.dtype)
         convolution = ShiftConvolution(
-            self.features, self.heads, self.kernel_size, self.stride, self.dilation, self.reduction, self.shift_form,
-            self.shift_init, self.shared_shift, self.fc_bias, self.conv_init or self.kernel_init, self.dtype,
+            features=self.features, heads=self.qkv_heads, kernel_size=self.kernel_size, stride=self.stride,
+            dilation=self.dilation, reduction=self.reduction, form=self.shift_form, shift_init=self.shift_init,
+            shared_shift=self.shared_shift, fc_bias=self.fc_bias, kernel_init=self.conv_init or self.kernel_init,
+            dtype=self.dtype,
         )  # fmt: skip
-        nn.share_scope(self, convolution)
+        nn.share_scope(self, convolution)  # its parameters are named fc and shift, without a level of their own
         all_pieces = self.paths != "attention" and convolution.resolve_form(x.shape[-1]) != "dense"
 
         projected = self.project(x, tokens, all_pieces)  # Stage I
-        parts, tokens = {}, None
+        parts, tokens = {}, None  # parts in float32, as alpha is; the sum is cast once
         if self.paths != "convolution":
             attended, tokens = self.attend(projected, **context)  # Stage II, attention
             with jax.named_scope("weighted_sum"):

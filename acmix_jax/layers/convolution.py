@@ -17,16 +17,16 @@ class ShiftConvolution(nn.Module):
 
     Attributes:
       features: channels of the output.
-      heads: numbers of heads of q, k and v; their sum is 3N in the paper.
+      heads: numbers of heads of q, k and v; their sum is 3N in the paper (less in SAN, whose q and k have one).
       kernel_size: width of the convolution, odd; k_c in the paper.
       stride, dilation: those of an ordinary convolution with zero padding that keeps the size.
       reduction: k and v lie on a grid this much coarser (PVT); they are repeated to the full size.
       form: one of `ops.shift.FORMS`; None for the default of `ops/choice.py`.
-      shift_init: starts the kernel as shifts (the paper); False draws it from `kernel_init` (the released ResNet).
+      shift_init: starts the shift kernel as shifts (the paper); False draws it from `kernel_init` (released ResNet).
       shared_shift: all heads share one shift kernel (paper, figure 3c with one group convolution instead of N). For
         the ablation; neither folded nor converted.
       fc_bias: gives fc a bias (the released Swin).
-      kernel_init: initialiser of fc.
+      kernel_init: initialiser of fc, and of the shift kernel without `shift_init`.
       dtype: type of the computation and of the result; parameters stay in float32.
 
     Raises:
@@ -50,32 +50,32 @@ class ShiftConvolution(nn.Module):
     def __call__(self, x: jax.Array, projected: Projected, beta: jax.Array | float) -> jax.Array:
         """From x `[B, H, W, C]` and its projections to `[B, ceil(H / stride), ceil(W / stride), features]`."""
         form = self.resolve_form(x.shape[-1])
-        window = {"stride": self.stride, "dilation": self.dilation}
+        spacing = {"stride": self.stride, "dilation": self.dilation}
         pieces, reduced = projected.pieces, projected.reduced_pieces
         folded = self.get_variable("folded", "kernel"), self.get_variable("folded", "bias_kernel")
         if folded[0] is not None and self.reduction == 1:
-            return shift.composed_convolution(x, *folded, **window)
+            return shift.composed_convolution(x, *folded, **spacing)
         fc, fc_bias, kernel = self._parameters()
         kernel = beta * kernel  # scaling the map instead would cost a pass over it, and one over its gradient
-        fine = sum(self.heads) if self.reduction == 1 else self.heads[0]  # pieces on the grid of x
-        composed = folded
+        fine = sum(self.heads) if self.reduction == 1 else self.heads[0]  # number of pieces on the grid of x
+        composed = folded  # with a reduction, of q alone; k and v need fc and the kernel
         if form == "dense" and folded[0] is None:  # composed in full precision
             dim = self.features // self.heads[-1]
             qkv = projected.kernel[:, : fine * dim].reshape(-1, fine, dim)
             composed = shift.compose(qkv, projected.bias[: fine * dim].reshape(fine, dim), fc[:fine], fc_bias, kernel)
         fc, fc_bias, kernel = (p if p is None else p.astype(self.dtype) for p in (fc, fc_bias, kernel))
-        if self.reduction > 1 and form in shift.TAP_FORMS:
+        if self.reduction > 1 and form in shift.TAP_FORMS:  # all pieces meet in the taps
             taps = shift.mix_pieces(pieces, fc[:fine], fc_bias)
             taps += shift.repeat_pixels(shift.mix_pieces(reduced, fc[fine:]), self.reduction, *x.shape[1:3])
-            return shift.shift_taps(taps, kernel, form=form, **window)
+            return shift.shift_taps(taps, kernel, form=form, **spacing)
         if form == "dense":
-            convolved = shift.composed_convolution(x, *composed, **window)
+            convolved = shift.composed_convolution(x, *composed, **spacing)
         else:
-            convolved = shift.shift_convolution(pieces, fc[:fine], fc_bias, kernel, form=form, **window)
+            convolved = shift.shift_convolution(pieces, fc[:fine], fc_bias, kernel, form=form, **spacing)
         if self.reduction == 1:
             return convolved
         return convolved + shift.repeated_shift_convolution(
-            reduced, fc[fine:], kernel, factor=self.reduction, size=x.shape[1:3], **window
+            reduced, fc[fine:], kernel, factor=self.reduction, size=x.shape[1:3], **spacing
         )
 
     def resolve_form(self, in_features: int) -> str:
@@ -88,15 +88,15 @@ class ShiftConvolution(nn.Module):
 
     def _parameters(self):
         """Fc `[3N, k^2]`, its bias `[k^2]` or None, and the shift kernel `[k, k, k^2, features]`."""
-        size, taps = self.kernel_size, self.kernel_size**2
+        size, num_taps = self.kernel_size, self.kernel_size**2
 
         def as_shifts(key, shape, dtype=jnp.float32):
             return shift.shift_kernel(size, shape[-1], dtype)
 
-        fc, fc_bias = Weights((sum(self.heads), taps), self.kernel_init, use_bias=self.fc_bias, name="fc")()
+        fc, fc_bias = Weights((sum(self.heads), num_taps), self.kernel_init, use_bias=self.fc_bias, name="fc")()
         outputs = self.features // (self.heads[-1] if self.shared_shift else 1)
         kernel_init = as_shifts if self.shift_init else self.kernel_init
-        kernel, _ = Weights((size, size, taps, outputs), kernel_init, use_bias=False, name="shift")()
+        kernel, _ = Weights((size, size, num_taps, outputs), kernel_init, use_bias=False, name="shift")()
         if self.shared_shift:
             kernel = jnp.repeat(kernel, self.heads[-1], axis=-1)
         return fc, fc_bias, kernel

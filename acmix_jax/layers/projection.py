@@ -18,10 +18,10 @@ class Projected(NamedTuple):
       q: `[B, ceil(H / stride), ceil(W / stride), heads, dim]`, one query for each output pixel.
       k, v: `[B, H, W, heads, dim]`, or on the grid reduced by `reduction`.
       tokens: q, k and v of the tokens, `[B, T, heads, dim]` each; None without tokens.
-      pieces: q, k and v joined along the heads at every pixel, `[B, H, W, 3N, dim]`; with a reduction only q. None if
-        the projections at all pixels were not asked for.
+      pieces: q, k and v joined along the heads, at every pixel, `[B, H, W, sum(heads), dim]`; with a reduction, q
+        alone. None with a stride and no reduction, unless all pieces were asked for.
       reduced_pieces: k and v joined along the heads on the reduced grid; None without a reduction.
-      kernel, bias: parameters of the projections, `[C, 3N * dim]` and `[3N * dim]`.
+      kernel, bias: parameters of the projections, `[C, sum(heads) * dim]` and `[sum(heads) * dim]`.
     """
 
     q: jax.Array
@@ -41,8 +41,9 @@ class Projection(nn.Module):
       heads: number of heads of q, k and v.
       dim: channels of a head.
       stride: distance of the pixels that queries are made for.
-      reduction: k and v are projected from a map this much smaller, made by a strided convolution and LayerNorm (PVT).
-      kernel_init, bias_init: initialisers of the projections; None is PyTorch's bias.
+      reduction: k and v are projected from a map this much smaller, made by a strided convolution and LayerNorm (PVT;
+        backbones/pvt.py says how the convolution path uses them).
+      kernel_init, bias_init: initialisers of the projections; bias_init=None is PyTorch's default.
       dtype: type of the computation; parameters stay in float32.
     """
 
@@ -58,18 +59,18 @@ class Projection(nn.Module):
     def __call__(self, x: jax.Array, tokens: jax.Array | None = None, all_pieces: bool = False) -> Projected:
         """Projects x `[B, H, W, C]` and tokens `[B, T, C]`; `all_pieces` asks for the queries of skipped pixels too."""
         kernel, bias = Weights((x.shape[-1], sum(self._widths)), self._init_each, self.bias_init, name="qkv")()
-        width = self._widths[0]
-        stride = 1 if all_pieces else self.stride
-        if self.reduction == 1 and stride == 1:
+        q_width = self._widths[0]
+        q_stride = 1 if all_pieces else self.stride
+        if self.reduction == 1 and q_stride == 1:
             pieces, reduced = self._project(x, kernel, bias), None
             q, k, v = self._split(pieces)
         else:
-            coarse = self._reduce(x) if self.reduction > 1 else x
-            q = self._project(x[:, ::stride, ::stride], kernel[:, :width], bias[:width])
-            joined = self._project(coarse, kernel[:, width:], bias[width:])
+            kv_map = self._reduce(x) if self.reduction > 1 else x
+            q = self._project(x[:, ::q_stride, ::q_stride], kernel[:, :q_width], bias[:q_width])
+            joined = self._project(kv_map, kernel[:, q_width:], bias[q_width:])
             k, v = jnp.split(joined, [self.heads[1]], axis=-2)
             pieces, reduced = (q, joined) if self.reduction > 1 else (None, None)
-        if stride != self.stride:
+        if q_stride != self.stride:
             q = q[:, :: self.stride, :: self.stride]
         if tokens is not None:
             tokens = tuple(self._split(self._project(tokens.astype(self.dtype), kernel, bias)))
@@ -87,7 +88,7 @@ class Projection(nn.Module):
 
     def _project(self, x, kernel, bias):
         """`[..., C]` to `[..., heads, dim]`."""
-        # Pixels in one axis: for a bias added to a map, XLA on CPUs writes the gradient of the projections twice.
+        # One axis of pixels, since XLA on CPUs would write the projections' gradient twice for a bias added to a map.
         projected = linear(x, kernel.astype(self.dtype)).reshape(-1, kernel.shape[-1])
         return add_to_each(projected, bias).reshape(*x.shape[:-1], -1, self.dim)
 

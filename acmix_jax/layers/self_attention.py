@@ -1,4 +1,4 @@
-"""The self-attention layer of the plain networks: Stage I, one attention kind, and a linear map after it."""
+"""The self-attention layer of the plain networks: Stage I, one attention kind and, with use_proj, a linear map."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ class SelfAttention(nn.Module):
       num_heads: heads of v, and of q and k if `qk_heads` is None; N in the paper.
       qk_heads: heads of q and of k, as wide as those of v; 1 in SAN.
       attention_kind: makes the attention module, from the keywords dtype and name, and stride and dilation where they
-        are not 1. One of layers/attention.py; with `reduction`, only GlobalAttention.
+        are not 1. One of layers/attention.py; with `reduction`, only GlobalAttention takes k and v on another grid.
       stride: of the output; output pixel (i, j) attends around input pixel (stride * i, stride * j).
       dilation: distance between the taps of a window.
       reduction: k and v come from a map this much smaller (PVT).
@@ -58,17 +58,17 @@ class SelfAttention(nn.Module):
         return attended if tokens is None else (attended, tokens)
 
     @property
-    def heads(self) -> tuple[int, int, int]:
+    def qkv_heads(self) -> tuple[int, int, int]:
         """Numbers of heads of q, k and v."""
         qk_heads = self.num_heads if self.qk_heads is None else self.qk_heads
         return qk_heads, qk_heads, self.num_heads
 
     def project(self, x: jax.Array, tokens: jax.Array | None, all_pieces: bool = False) -> Projected:
-        """Stage I; for use inside a compact method, as the next one."""
+        """Stage I; call it from a compact method, as `attend`."""
         if self.features % self.num_heads:
             raise UserError(f"features={self.features} is not divisible by num_heads={self.num_heads}")
         projection = Projection(
-            self.heads,
+            self.qkv_heads,
             self.features // self.num_heads,
             self.stride,
             self.reduction,
@@ -76,15 +76,15 @@ class SelfAttention(nn.Module):
             self.bias_init,
             self.dtype,
         )
-        nn.share_scope(self, projection)
+        nn.share_scope(self, projection)  # its parameters are named qkv, without a level of their own
         with jax.named_scope("stage1"):
             return projection(x, tokens, all_pieces)
 
     def attend(self, projected: Projected, **context: Any) -> tuple[jax.Array, jax.Array | None]:
         """Stage II, attention: the map and the tokens, each with `features` channels."""
-        window = {name: getattr(self, name) for name in ("stride", "dilation") if getattr(self, name) != 1}
+        spacing = {name: getattr(self, name) for name in ("stride", "dilation") if getattr(self, name) != 1}
         with jax.named_scope("stage2_attention"):
-            kind = self.attention_kind(dtype=self.dtype, name="attention", **window)
+            kind = self.attention_kind(dtype=self.dtype, name="attention", **spacing)
             if projected.tokens is None:
                 attended = (kind(projected.q, projected.k, projected.v, **context),)
             else:

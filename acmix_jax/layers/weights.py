@@ -67,12 +67,12 @@ def path_weights(layer: nn.Module, paths: str, combination: str) -> tuple[jax.Ar
     """
     check_choice("paths", paths, PATHS)
     check_choice("combination", combination, COMBINATIONS)
-    if layer.has_variable("folded", "scale"):  # beta is in the kernel then, and both hold the scale of a BatchNorm
+    if layer.has_variable("folded", "scale"):  # alpha times the scale of a BatchNorm; beta times it is in the kernel
         return layer.get_variable("folded", "scale"), 1.0
     if paths != "both":
         return 1.0, 1.0
     alpha, beta = (layer.param(name, nn.initializers.constant(0.5), ()) for name in ("alpha", "beta"))
-    if combination == "convex":  # the identity while the two add up to 1, which its gradient keeps
+    if combination == "convex":  # alpha and beta as long as they add up to 1, which the gradient keeps
         return (1 + alpha - beta) / 2, (1 + beta - alpha) / 2
     return (alpha, beta) if combination == "learned" else jax.lax.stop_gradient((alpha, beta))
 

@@ -7,7 +7,7 @@ import jax
 
 
 class Limits(NamedTuple):
-    """Sizes up to which the first of two forms is the default."""
+    """Largest size at which the form named first is the default."""
 
     tiled_queries: int  # attention: tiled up to this many queries in a map, recomputed beyond
     dense_features: float  # convolution: dense up to this many input features, multiply_shift beyond
@@ -15,7 +15,7 @@ class Limits(NamedTuple):
 
 _MEASURED_ON_CPU = Limits(tiled_queries=512, dense_features=128)  # docs/performance.md
 # A guess: nobody has timed either path there. Recomputed attention saves memory on any backend, but it loops over the
-# rows of tiles one by one; a dense convolution suits matrix units, whatever the number of features.
+# rows of tiles one by one, so the limit is the CPU's; a dense convolution suits matrix units at any number of features.
 _GUESS = _MEASURED_ON_CPU._replace(dense_features=math.inf)
 
 LIMITS = {"cpu": _MEASURED_ON_CPU, "gpu": _GUESS, "tpu": _GUESS}
