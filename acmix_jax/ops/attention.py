@@ -22,7 +22,7 @@ def softmax_attention(
     Returns:
       `[..., L, heads, dim]` in the type of v. The softmax runs in float32 or wider.
     """
-    # Heads first, so that XLA on CPUs does not put both products and the softmax into one slow loop (performance.md).
+    # Heads first: else XLA on CPUs puts both products and the softmax into one slow loop (docs/notes/xla_cpu.md).
     q, k, v = (x.swapaxes(-3, -2) for x in (scale(q), k, v))
     logits = dot("...qd,...kd->...qk", q, k)
     if bias is not None:

@@ -75,7 +75,7 @@ def add_to_each(x: jax.Array, shared: jax.Array) -> jax.Array:
     """Adds `shared` `[...]` to each entry of x `[N, ...]`, in the type of x.
 
     The gradient of `shared` is a sum over the first axis. As a product with ones, it takes a fraction of the time of
-    XLA's sum (docs/performance.md).
+    XLA's sum (docs/notes/xla_cpu.md).
     """
     return x + shared.astype(x.dtype)
 
@@ -95,7 +95,7 @@ def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`x @ kernel` for `[..., C_in]` and `[C_in, C_out]`.
 
     The gradient of the kernel is a sum over pixels, for which XLA transposes the left operand of its matrix product.
-    JAX puts the gradient of the output there; here it is the narrower of the two (docs/performance.md).
+    JAX puts the gradient of the output there; here it is the narrower of the two (docs/notes/xla_cpu.md).
     """
     return x @ kernel
 

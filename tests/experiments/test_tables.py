@@ -17,7 +17,7 @@ from experiments import ablation, runs, table6_paths, table7_shifts
 
 ROOT = Path(__file__).parent.parent.parent
 SMOKE = ["--config=configs/digits.py", "--seeds=1", "--set", "num_epochs=0.05"]
-QUICK = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+QUICK = {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")}
 MAIN = """
 import json, pathlib, sys
 flags = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])

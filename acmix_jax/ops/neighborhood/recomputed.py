@@ -91,8 +91,8 @@ _scan.defvjp(_forward, _backward)
 def _patches(x, start, rows, columns, batch):
     """Patches of the row of tiles at `start`: `[B * heads, H, W, dim]` to `[B, heads, tiles_x, keys, dim]`.
 
-    One gather, faster on CPUs than slices (docs/performance.md). Its gradient would be a slow scatter; `_backward` uses
-    `_add_patches` instead.
+    One gather, faster on CPUs than slices (docs/notes/xla_cpu.md). Its gradient would be a slow scatter; `_backward`
+    uses `_add_patches` instead.
     """
     *_, width, dim = x.shape
     x = x.reshape(batch, -1, x.shape[1], width * dim)
