@@ -27,7 +27,7 @@ OUT = flags.DEFINE(_Path(), "out", None, "Folder for the weights of --mode=fold.
 def main(_) -> None:
     config, folder, which = CONFIG.value, Path(WORKDIR.value or "").absolute(), CHECKPOINT.value
     with one_line_errors():
-        # Imported late, so that a mistake in the flags is reported at once.
+        # Imported late: these take seconds, and a mistake in the flags should show before.
         from acmix_jax.analysis.inspection import inspect_checkpoint
         from acmix_jax.benchmark.input import benchmark_input
         from acmix_jax.devices import processes
@@ -65,6 +65,8 @@ def parse_flags(arguments: list[str]) -> list[str]:
         for argument in arguments:
             if field := re.match(r"--?(?:no)?config\.([^=]+)", argument):
                 check_choice("config field", field[1], FIELDS)
+                if "=" not in argument and FIELDS[field[1]].default is None:
+                    raise UserError(f"{argument} needs its value behind =, such as {argument}=None")
         rest = flags.FLAGS(arguments)
         if (not WORKDIR.value or "://" in WORKDIR.value) and MODE.value != "benchmark_input":
             raise UserError(f"--workdir={WORKDIR.value or ''} is no folder of this machine; set --workdir=DIR")

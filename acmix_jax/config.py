@@ -1,7 +1,7 @@
 """Every field of the config, once: default, valid values, meaning, and whether it may change on resume.
 
 A new field is one new entry of FIELDS. A recipe in configs/ starts from `default_config()`; the command line sets any
-field: --config.optimizer.learning_rate=0.2 --config.data.mean=0.5,0.5,0.5 --config.drop_path=None.
+field, with =: --config.optimizer.learning_rate=0.2 --config.data.mean=0.5,0.5,0.5 --config.drop_path=None.
 """
 
 import os
@@ -58,7 +58,7 @@ def several(lengths: tuple[int, ...], each: Valid) -> Valid:
 
 
 def one_of(*choices: str) -> Valid:
-    """One of these words."""
+    """One of these texts."""
     return Valid(" or ".join(choices), lambda value: value in choices)
 
 
@@ -97,7 +97,7 @@ FIELDS: dict[str, Field] = {
     "acmix.window_size": Field(None, whole(1), "width of the attention window, in pixels"),
     "acmix.kernel_size": Field(3, whole(1), "width of the convolution; odd"),
     "acmix.shift_form": Field(None, NAME, "form of the convolution (ops/shift); None: by ops/choice.py", RESUME),
-    "acmix.attention_form": Field(None, NAME, "form of ResNet's attention (ops/neighborhood); None: as above", RESUME),
+    "acmix.attention_form": Field(None, NAME, "ResNet's attention (ops/neighborhood); None: by ops/choice.py", RESUME),
     "acmix.shared_shift": Field(False, SWITCH, "one shift kernel for all heads, instead of one per head (the paper)"),
     "acmix.shift_init": Field(True, SWITCH, "start the convolution as shifts (the paper), unlike the released ResNet"),
 
@@ -116,7 +116,7 @@ FIELDS: dict[str, Field] = {
     "data.flip": Field(False, SWITCH, "mirror training images at random"),
     "data.rand_augment": Field(False, SWITCH, "RandAugment m9-mstd0.5-inc1; RGB only"),
     "data.repeats": Field(1, whole(1, 1000), "augmented copies of an image in a row; the rows per epoch stay the same"),
-    "data.damaged": Field("fail", one_of("fail", "skip"), "at a corrupt image: stop, or take the next one"),
+    "data.damaged": Field("fail", one_of("fail", "skip"), "at a corrupt image: stop, or take the next one", RESUME),
     "data.threads": Field(4, whole(1, 1024), "threads that prepare batches, per worker", RESUME),
     "data.workers": Field(0, whole(0, 1024), "processes that prepare batches; 0: the main process", RESUME),
 
@@ -136,21 +136,21 @@ FIELDS: dict[str, Field] = {
 
     # The optimizer and its schedule, after a linear warm-up
     "optimizer.name": Field("sgd", one_of("sgd", "adamw"), "SGD has momentum"),
-    "optimizer.learning_rate": Field(0.1, number(0, 1e12), "at the peak"),
+    "optimizer.learning_rate": Field(0.1, number(0, 1e9), "at the peak"),
     "optimizer.reference_batch": Field(0, whole(0), "scale the rate by batch_size over this; 0: do not scale"),
     "optimizer.schedule": Field("cosine", one_of("cosine", "steps", "poly"), "see training/optim.py"),
     "optimizer.milestones": Field((), EPOCHS, "of steps: epochs at whose start the rate changes, such as 8,11"),
     "optimizer.gamma": Field(0.1, FRACTION, "of steps: factor at each milestone"),
     "optimizer.power": Field(1.0, number(0, 100), "of poly"),
     "optimizer.warmup_epochs": Field(5.0, number(0, 1_000_000), "length of the warm-up"),
-    "optimizer.warmup_steps": Field(0, whole(0), "its length in steps, in place of warmup_epochs; 0: warmup_epochs"),
+    "optimizer.warmup_steps": Field(0, whole(0), "its length in steps, instead of warmup_epochs; 0: warmup_epochs"),
     "optimizer.warmup_start": Field(0.25, FRACTION, "first learning rate, as a fraction of the peak"),
     "optimizer.restart": Field(True, SWITCH, "start the cosine after the warm-up, at the peak; else at epoch 0"),
     "optimizer.final": Field(0.0, FRACTION, "last learning rate, as a fraction of the peak"),
     "optimizer.per_epoch": Field(False, SWITCH, "change the learning rate once per epoch, not at each step"),
     "optimizer.clip_norm": Field(0.0, number(0, 1_000_000), "largest norm of the gradient; 0: no clipping"),
     "optimizer.momentum": Field(0.9, BELOW_1, "of SGD"),
-    "optimizer.weight_decay": Field(1e-4, FRACTION, "of all parameters that no_decay does not match"),
+    "optimizer.weight_decay": Field(1e-4, number(0, 1e9), "of all parameters that no_decay does not match"),
     "optimizer.no_decay": Field("(^|/)(alpha|beta)$", REGEX, "paths of parameters without weight decay"),
     "optimizer.frozen": Field("", REGEX, "paths of parameters to keep at their initial values; empty: none"),
     "optimizer.lr_factors": Field("", TEXT, "REGEX=FACTOR ..., of paths to scale the rate of, such as ^backbone/=0.1"),

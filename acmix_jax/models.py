@@ -1,7 +1,7 @@
 """The registry of model names: `create_backbone` makes the backbone, `create_model` adds the classification head.
 
-A backbone is given its mixing layers, one maker for each stage; here, and only here, they are made: `ACmix`, or what
-the plain network has in its place, with the attention kind of the family.
+A backbone is given its mixing layers, one maker for each stage; here, and only here, they are made: `ACmix` or the
+plain network's own layer, with the attention kind of the family.
 """
 
 import fnmatch
@@ -89,6 +89,8 @@ def create_backbone(
     drop_path: float | None = None,
     dropout: float = 0.0,
     remat: bool = False,
+    frozen_stages: int = 0,
+    norm_eval: bool = False,
     **acmix: Any,
 ) -> nn.Module:
     """Builds a backbone as a Linen module: images `[B, H, W, 3]` to {"c2", "c3", "c4", "c5"}.
@@ -101,6 +103,7 @@ def create_backbone(
       drop_path: rate of the last block of Swin and PVT; None for the model's own.
       dropout: rate in Swin and PVT.
       remat: rematerialise each block in the backward pass: less memory, more time.
+      frozen_stages, norm_eval: see `backbones.resnet.ResNet` (ResNet only).
       **acmix: fields of `layers.acmix.ACmix` or of its attention to change in every block, only for models named
         acmix_*: paths, combination, kernel_size, shift_form, shift_init, shared_shift; window_size (not PVT);
         num_heads, attention_form (ResNet).
@@ -110,15 +113,17 @@ def create_backbone(
     """
     parsed = parse_name(name)
     family = FAMILIES[parsed.family]
-    if acmix and not parsed.is_acmix:
-        raise UserError(f"{name} has no ACmix layer to set {', '.join(acmix)} in; use acmix_{name}")
     for field in acmix:
         check_choice(f"ACmix field of {name}", field, family.fields)
-    rates = {"drop_path": drop_path, "dropout": dropout}
-    if not family.drops and any(rates.values()):
-        raise UserError(f"{name} has neither drop path nor dropout; leave drop_path at None and dropout at 0")
+    if acmix and not parsed.is_acmix:
+        raise UserError(f"{name} has no ACmix layer to set {', '.join(acmix)} in; use acmix_{name}")
+    options = {"drop_path": drop_path, "dropout": dropout, "frozen_stages": frozen_stages, "norm_eval": norm_eval}
+    for option, value in options.items():
+        if value and option not in family.options:
+            raise UserError(f"{name} has no {option}; leave it at its default")
     variant, mixers = family.parts(parsed.plain, parsed.is_acmix, **acmix)
-    return family.backbone(variant, tuple(mixers), dtype=dtype, remat=remat, **(rates if family.drops else {}))
+    own = {option: options[option] for option in family.options}
+    return family.backbone(variant, tuple(mixers), dtype=dtype, remat=remat, **own)
 
 
 def create_model(name: str, num_classes: int = 1000, dtype: Any = jnp.float32, **options: Any) -> Classifier:
@@ -185,6 +190,7 @@ def _swin(plain, is_acmix, window_size=7, **fields) -> Parts:
 
 _LINEAR = {"kernel_init": normal_02, "bias_init": nn.initializers.zeros}
 _TRANSFORMER = {"use_proj": True, **_LINEAR}
+_DROPS = ("drop_path", "dropout")
 _FIELDS = ("paths", "combination", "kernel_size", "shift_form", "shift_init", "shared_shift")
 
 
@@ -195,23 +201,23 @@ class Family(NamedTuple):
     backbone: Callable[..., nn.Module]
     parts: Callable[..., Parts]  # from plain name, is_acmix and fields of ACmix
     fields: tuple[str, ...]  # of ACmix and its attention that may be set
-    drops: bool  # has drop path and dropout
+    options: tuple[str, ...]  # of `create_backbone` that only some families have
     head: dict[str, Any]  # fields of the classification head
 
 
 FAMILIES = {
     "resnet": Family(
         tuple(resnet.VARIANTS), resnet.ResNet, _resnet, (*_FIELDS, "num_heads", "window_size", "attention_form"),
-        False, {},
+        ("frozen_stages", "norm_eval"), {},
     ),
     "san": Family(
         tuple(name + suffix for name in san.VARIANTS for suffix in ("", "_pairwise")), san.SAN, _san,
-        (*_FIELDS, "window_size"), False, {},
+        (*_FIELDS, "window_size"), (), {},
     ),
     "pvt": Family(
-        tuple(pvt.VARIANTS), pvt.PVT, _pvt, _FIELDS, True, {"summary": "token", "norm_epsilon": 1e-6, **_LINEAR}
+        tuple(pvt.VARIANTS), pvt.PVT, _pvt, _FIELDS, _DROPS, {"summary": "token", "norm_epsilon": 1e-6, **_LINEAR}
     ),
     "swin": Family(
-        tuple(swin.VARIANTS), swin.Swin, _swin, (*_FIELDS, "window_size"), True, {"norm_epsilon": 1e-5, **_LINEAR}
+        tuple(swin.VARIANTS), swin.Swin, _swin, (*_FIELDS, "window_size"), _DROPS, {"norm_epsilon": 1e-5, **_LINEAR}
     ),
 }  # fmt: skip

@@ -28,6 +28,7 @@ ANY_TEXT = {  # strings without a check here, and the reason
     "task": NAME, "model": NAME, "data.source": NAME, "best_metric": NAME,  # checked where they are looked up
     "init_from": PATH, "data.dir": PATH,  # checked when they are read
     "distributed.coordinator": TEXT, "wandb_project": TEXT,  # checked by JAX and by Weights & Biases
+    "optimizer.lr_factors": TEXT,  # checked where it is parsed, in training/optim.py
 }  # fmt: skip
 NUMBERS = [name for name, field in FIELDS.items() if any(map(field.valid.accepts, (0.5, 3)))]
 LISTS = [name for name, field in FIELDS.items() if isinstance(field.default, tuple)]
@@ -154,7 +155,8 @@ def test_choices_are_those_of_the_layer():
 def test_fields_that_may_change_on_resume():
     assert {name for name in FIELDS if may_change(name)} == {
         "log_every", "log_examples", "wandb_project", "eval_every", "checkpoint_every", "keep_checkpoints",
-        "best_metric", "data.dir", "data.threads", "data.workers", "acmix.shift_form", "acmix.attention_form",
+        "best_metric", "data.damaged", "data.dir", "data.threads", "data.workers", "acmix.shift_form",
+        "acmix.attention_form",
         "profile_steps", "fsdp", "remat", "distributed.coordinator", "distributed.num_processes",
         "distributed.process_id",
     }  # fmt: skip

@@ -51,6 +51,10 @@ def command(tmp_path, monkeypatch):
         ([DIGITS, "--config.batch_size=many"], "--config.batch_size=many"),
         ([DIGITS, "--config.data.mean=grey"], "--config.data.mean=('grey',) is not valid; use 1 or 3 values"),
         ([DIGITS, "--config.data.mean=0.5,0.5,0.5"], "has 3 values, but the images have 1 channels"),
+        (
+            [DIGITS, "--config.drop_path", "0.1"],
+            "--config.drop_path needs its value behind =, such as --config.drop_path=",
+        ),
         ([DIGITS, "--config.drop_path=much"], "--config.drop_path=much is not valid; use a number from 0 to 1"),
         ([DIGITS, "--config.data.dir=$NO_SUCH_NAME"], "$NO_SUCH_NAME names a user or a variable that does not exist"),
         ([DIGITS, "--mode=trian"], "should be one of <train|eval|inspect|fold|benchmark_input>"),

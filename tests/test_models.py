@@ -32,5 +32,12 @@ def test_fields_that_a_family_sets_itself_are_refused():
         acmix_jax.create_model("acmix_swin_tiny", num_heads=4)
     with pytest.raises(UserError, match="unknown ACmix field of acmix_pvt_tiny 'window_size'"):
         acmix_jax.create_model("acmix_pvt_tiny", window_size=5)
-    with pytest.raises(UserError, match="resnet50 has neither drop path nor dropout"):
+    with pytest.raises(UserError, match="resnet50 has no drop_path; leave it at its default"):
         acmix_jax.create_model("resnet50", drop_path=0.1)
+
+
+def test_stages_are_frozen_in_resnets_alone():
+    backbone = acmix_jax.create_backbone("acmix_resnet50", frozen_stages=1, norm_eval=True)
+    assert (backbone.frozen_stages, backbone.norm_eval) == (1, True)
+    with pytest.raises(UserError, match="swin_tiny has no frozen_stages"):
+        acmix_jax.create_backbone("swin_tiny", frozen_stages=1)

@@ -38,7 +38,8 @@ def path_norms(model: nn.Module, variables: Any, images: jax.Array) -> dict[str,
     """Measures the norms in each ACmix layer with both paths; by the name of its block, in no order of depth.
 
     Args:
-      model: from `acmix_jax.create_model`; not folded, where both paths hold the scale of the norm behind the layer.
+      model: from `acmix_jax.create_model` without remat; not folded, where both paths hold the scale of the norm behind
+        the layer.
       images: float `[B, H, W, C]`, normalised.
     """
 

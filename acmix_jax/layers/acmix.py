@@ -26,7 +26,7 @@ from acmix_jax.layers.weights import Initializer, path_weights
 
 
 class ACmix(SelfAttention):
-    """`alpha * attention + beta * convolution` over the same q, k and v; a drop-in for a 3x3 convolution.
+    """`alpha * attention + beta * convolution` over the same q, k and v; a drop-in for a 3x3 convolution, at any size.
 
     Attributes, beside those of `SelfAttention`:
       kernel_size, shift_form, shift_init, shared_shift, fc_bias: see `ShiftConvolution`, where shift_form is `form`.
@@ -64,11 +64,11 @@ class ACmix(SelfAttention):
         all_pieces = self.paths != "attention" and convolution.resolve_form(x.shape[-1]) != "dense"
 
         projected = self.project(x, tokens, all_pieces)  # Stage I
-        parts, tokens = {}, None  # parts in float32, as alpha is; the sum is cast once
+        parts, tokens = {}, None
         if self.paths != "convolution":
             attended, tokens = self.attend(projected, **context)  # Stage II, attention
             with jax.named_scope("weighted_sum"):
-                parts["attention"] = alpha * attended
+                parts["attention"] = alpha * attended  # alpha makes it float32; the sum is cast once
         if self.paths != "attention":
             with jax.named_scope("stage2_convolution"):
                 parts["convolution"] = convolution(x, projected, beta)  # Stage II, convolution; beta is in its kernel

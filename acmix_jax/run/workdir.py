@@ -23,8 +23,9 @@ def prepare(workdir: Path, config: Any, images: int, environment: dict[str, Any]
     """
     path = workdir / "config.json"
     if (workdir / WEIGHTS).exists():
-        hint = f"to train from them, set --config.init_from={workdir} and another --workdir"
-        raise UserError(f"{str(workdir)!r} holds weights and no run; {hint}")
+        is_folded = read_facts(workdir).get("folded")
+        hint = "" if is_folded else f"set --config.init_from={workdir} to train from them, and "
+        raise UserError(f"{str(workdir)!r} holds weights and no run; {hint}choose another --workdir")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():

@@ -19,7 +19,7 @@ def create_task(config) -> Task:
       UserError: there is no such task, or its evaluator has no metric `config.best_metric`.
     """
     check_choice("task", config.task, TASKS)
-    best_metric(config)
+    best_metric(config)  # raises for an unknown one, before anything starts
     return TASKS[config.task].from_config(config)
 
 

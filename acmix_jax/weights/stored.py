@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
+from acmix_jax.config import restore_config
 from acmix_jax.errors import UserError
 from acmix_jax.evaluators import best_metric
 from acmix_jax.run import workdir
@@ -61,7 +61,7 @@ def fold_checkpoint(folder: Path, which: str, out: Path) -> str:
       UserError: no such checkpoint, it is folded already, it has nothing to fold, or `out` cannot be written.
     """
     facts = workdir.read_facts(folder)
-    best = best_metric(ConfigDict(facts["config"])) if "config" in facts else None
+    best = best_metric(restore_config(facts["config"])) if "config" in facts else None
     step, variables = read_trainable(folder, which, best)
     folded = fold(variables)
     if "folded" not in folded:

@@ -11,5 +11,6 @@ def test_smoothing_is_shared_by_the_wrong_classes():
 
 def test_the_config_forces_the_forms(config):
     config.acmix.shift_form, config.acmix.attention_form = "slices", "reference"
-    mixer = Classification.from_config(config).model.backbone.mixer
-    assert (mixer.keywords["shift_form"], mixer.keywords["attention"].keywords["form"]) == ("slices", "reference")
+    for mixer in Classification.from_config(config).model.backbone.mixers:
+        forms = mixer.keywords["shift_form"], mixer.keywords["attention_kind"].keywords["form"]
+        assert forms == ("slices", "reference")

@@ -147,7 +147,7 @@ def test_the_host_reads_no_device_value_between_logs(config, tmp_path, monkeypat
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
-    config.optimizer.learning_rate = 1e12
+    config.optimizer.learning_rate = 1e9
     config.checkpoint_every = 1
     with pytest.raises(UserError, match=r"(loss|grad_norm|state_norm) is (nan|inf) at step \d+; .*learning_rate"):
         train(config, tmp_path, jax.devices()[:1])

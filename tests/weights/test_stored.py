@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import acmix_jax
+from acmix_jax.config import default_config
 from acmix_jax.errors import UserError
 from acmix_jax.run import workdir
 from acmix_jax.run.checkpoint import Checkpoints
@@ -52,3 +53,19 @@ def test_weights_of_no_run_have_no_best_checkpoint(tmp_path):
     write("swin_micro_patch2", 3, tmp_path)
     with pytest.raises(UserError, match="no checkpoint 'best' in .*; it has 3"):
         read_trainable(tmp_path, "best")
+
+
+def test_the_best_checkpoint_of_a_run_is_folded(tmp_path):
+    config = default_config()
+    config.model, config.data.num_classes = "resnet14_stem1", 10
+    variables = write("resnet14_stem1", 0, tmp_path / "weights")
+    workdir.prepare(tmp_path / "run", config, 1, {})
+    state = {"params": variables["params"], "model_state": {"batch_stats": variables["batch_stats"]}}
+    with Checkpoints(tmp_path / "run" / "checkpoints", "top1", keep=2) as checkpoints:
+        for step, top1 in ((5, 2.0), (6, 1.0)):
+            checkpoints.save(step, state, {"top1": top1})
+    assert "resnet14_stem1 at step 5" in fold_checkpoint(tmp_path / "run", "best", tmp_path / "folded")
+    with pytest.raises(UserError, match="folded' holds weights and no run; choose another --workdir"):
+        workdir.prepare(tmp_path / "folded", config, 1, {})
+    with pytest.raises(UserError, match="set --config.init_from=.* to train from them, and choose another"):
+        workdir.prepare(tmp_path / "weights", config, 1, {})

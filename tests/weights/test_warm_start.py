@@ -167,7 +167,7 @@ def test_folders_are_not_mixed_up(config, tmp_path):
     assert not (tmp_path / "run").exists()
     workdir.check_unused(tmp_path / "weights")
     workdir.write_facts(tmp_path / "weights", {"model": "swin_micro_patch2", "num_classes": 10})
-    with pytest.raises(UserError, match="holds weights and no run; to train from them, set --config.init_from="):
+    with pytest.raises(UserError, match="holds weights and no run; set --config.init_from="):
         workdir.prepare(tmp_path / "weights", config, 0, {})
     look = partial(workdir.config_to_look_with, tmp_path / "weights")
     with pytest.raises(UserError, match="weights of swin_micro_patch2 with 10 classes and no config"):
