@@ -1,4 +1,4 @@
-"""The exception for mistakes that a user can correct, and the one place that prints it."""
+"""The exception for mistakes that a user can correct, and the one wrapper that prints it."""
 
 import contextlib
 import difflib

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from acmix_jax.analysis import alpha_beta
 from acmix_jax.analysis.path_norms import PathNorms, path_norms
 from acmix_jax.data import classification, pipeline
-from acmix_jax.data.photos import DamagedImage, Photo
+from acmix_jax.data.photos import CorruptImage, Photo
 from acmix_jax.errors import UserError, one_line_errors
 from acmix_jax.run import workdir
 from acmix_jax.tasks import create_task
@@ -66,7 +66,7 @@ def read(folder: Path, images: int, photo: Photo | None) -> Run:
     title = " on ".join([facts["model"], *([config["data"]["source"]] if config else [])])
     try:
         measured = _measure(ml_collections.ConfigDict(config), variables, images, photo) if config else ({}, {}, None)
-    except DamagedImage:
+    except CorruptImage:
         raise
     except UserError as error:
         print(f"{folder}: share of the paths not measured ({error})", file=sys.stderr)

@@ -1,1 +1,1 @@
-"""What a trained network shows of itself, and what it costs."""
+"""Analyses of trained networks: learned weights, path norms, curves, cost."""

@@ -2,16 +2,16 @@
 
 python -m acmix_jax.analysis.complexity --model=all --csv=complexity.csv
 
-Convention. Counted are the multiply-adds of every matrix product and convolution in the jaxpr of the model, for one
-image; zeros that pad a map count like its pixels. Element-wise work (biases and the sum of the two paths among it),
+Convention. This counts the multiply-adds of every matrix product and convolution in the jaxpr of the model, for one
+image; zeros that pad a map count like its pixels. Element-wise work (including biases and the sum of the two paths),
 norms, softmax and pooling are not counted; other counters add some of it, which makes 0.1 % for Swin and 3 to 5 % for
-SAN. What is counted is the definition of the operator, not the form that runs fastest. Products that do not depend on
-the image count too: the position maps, and the interpolation of PVT's position embeddings to another image size.
+SAN. The count is of the operator's definition, not of the form that runs fastest. It includes products that do not
+depend on the image: the position maps, and the interpolation of PVT's position embeddings to another image size.
 
-Stage I is the three projections, with the convolution that makes PVT's coarser map for k and v. Of a plain ResNet it
-is the 3x3 convolutions: in the paper's view nine projections, whose Stage II, shift and sum, only adds. Stage II is
-the two aggregations, with the network that computes SAN's weights, the position terms, fc and the shift kernel. All
-else is the rest, also the linear map after the attention (Swin, PVT), alpha and beta.
+Stage I is the three projections, with the convolution that makes PVT's coarser map for k and v. In a plain ResNet,
+Stage I is the 3x3 convolutions: in the paper's view nine projections, whose Stage II, shift and sum, only adds. Stage
+II is the two aggregations, with the network that computes SAN's weights, the position terms, fc and the shift kernel.
+The rest is everything else, including the linear map after the attention (Swin, PVT), alpha and beta.
 """
 
 import argparse
@@ -66,7 +66,7 @@ _DEFINITION = {"shift_form": "slices", "attention_form": "reference"}  # the fas
 
 
 class Complexity(NamedTuple):
-    """What a model costs, by part."""
+    """Cost of a model by part."""
 
     params: dict[str, int]
     macs: dict[str, int]  # multiply-adds for one image

@@ -1,4 +1,4 @@
-"""What alpha and beta hide: how large alpha * attention and beta * convolution are, by layer and pixel.
+"""Norms of alpha * attention and beta * convolution, by layer and pixel, which alpha and beta alone do not show.
 
 The two scalars of a layer say how it weighs its paths, not how much each contributes: a path whose values are large
 contributes much under a small weight.

@@ -7,7 +7,7 @@ v are repeated to the full grid for the convolution path only, fc mixes them bef
 and the projection after the attention leaves the convolution path out, as in Swin-ACmix. That takes 2.00 and 3.95 G,
 as in the paper. A convolution path from the pieces of q alone would match as well (2.00 and 3.95 G), but the paper has
 3N pieces. Projecting k and v anew at full size would take 2.2 to 2.3 and 4.4 to 4.5 G, and without the reduction the
-tiny one has 11.5 M parameters. The class token has no place on the map: it takes part in attention, weighted with
+tiny one has 11.5 M parameters. The class token has no position on the map: it takes part in attention, weighted with
 alpha, and the convolution does not see it. As the classifier reads only that token, the convolution of the very last
 block has no gradient in classification (in detection it has).
 
@@ -164,6 +164,6 @@ def _interpolate(position, tokens, grid, rows, columns):
     """Position embeddings `[1, tokens + grid**2, C]` for a map of rows x columns: bilinear, as released."""
     if (rows, columns) == (grid, grid):
         return position
-    places = position[:, tokens:].reshape(1, grid, grid, -1)
-    places = jax.image.resize(places, (1, rows, columns, places.shape[-1]), "bilinear", antialias=False)
-    return jnp.concatenate([position[:, :tokens], places.reshape(1, rows * columns, -1)], axis=1)
+    pixels = position[:, tokens:].reshape(1, grid, grid, -1)
+    pixels = jax.image.resize(pixels, (1, rows, columns, pixels.shape[-1]), "bilinear", antialias=False)
+    return jnp.concatenate([position[:, :tokens], pixels.reshape(1, rows * columns, -1)], axis=1)

@@ -1,4 +1,4 @@
-"""PyTorch state dicts to variables and back; the only room that knows PyTorch's names and order of axes."""
+"""PyTorch state dicts to variables and back; the only package that knows PyTorch's names and order of axes."""
 
 from acmix_jax.convert.state_dict import from_torch, to_torch
 

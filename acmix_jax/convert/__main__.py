@@ -29,7 +29,7 @@ from acmix_jax.weights.stored import read_trainable
 
 
 def import_weights(model: str, file: Path, folder: Path) -> str:
-    """Converts a PyTorch file into `folder`; says what it holds.
+    """Converts a PyTorch file into `folder`; returns a summary.
 
     Raises:
       UserError: the file cannot be read or is not one of `model`; the folder is in use or cannot be written.
@@ -51,14 +51,14 @@ def import_weights(model: str, file: Path, folder: Path) -> str:
 
 
 def export_weights(model: str, folder: Path, file: Path) -> str:
-    """Converts the newest checkpoint in `folder` into a PyTorch file; says what it holds.
+    """Converts the newest checkpoint in `folder` into a PyTorch file; returns a summary.
 
     Raises:
       UserError: there is no checkpoint, it is of another model, or the file cannot be written.
     """
     torch = _torch()
-    if (found := workdir.model_of(folder)) != model:
-        raise UserError(f"{folder} holds weights of {found}; set --model={found}")
+    if (saved := workdir.model_of(folder)) != model:
+        raise UserError(f"{folder} holds weights of {saved}; set --model={saved}")
     step, variables = read_trainable(folder)
     tensors = {key: torch.from_numpy(np.array(value)) for key, value in to_torch(model, variables, step).items()}
     try:

@@ -1,4 +1,4 @@
-"""What the released PyTorch code of each family calls its tensors.
+"""Names of the tensors in the released PyTorch code, by family.
 
 A rule maps the path of one of our modules, or of a parameter that stands alone, to its PyTorch name. `{stage}` and
 `{block}` are numbers, `{stage-1}` is one less. Several names mean that PyTorch keeps apart what is one kernel here;

@@ -58,7 +58,7 @@ def to_torch(
     """The state dict of the released code, with its buffers, from variables of `create_model(name)`.
 
     Args:
-      num_batches_tracked: what PyTorch's BatchNorm counts and Flax does not: the training steps so far.
+      num_batches_tracked: the training steps so far, which PyTorch's BatchNorm counts and Flax's does not.
       image_size: for the masks that Swin's state dict holds as buffers.
     """
     layout, tensors = LAYOUTS[parse_name(name).family], {}
@@ -77,7 +77,7 @@ def to_torch(
 
 
 def batches_tracked(state_dict: Mapping[str, Any]) -> int:
-    """How many training steps PyTorch's BatchNorm layers counted, 0 if there are none; see `to_torch`."""
+    """Training steps counted by PyTorch's BatchNorm layers, 0 without any; see `to_torch`."""
     tensors = _strip(state_dict)
     return max((int(value) for key, value in tensors.items() if key.endswith("num_batches_tracked")), default=0)
 
@@ -174,7 +174,7 @@ def _check(name, expected, tensors):
         for key, shape in sorted(expected.items())
         if key in tensors and tensors[key].shape != shape
     ]
-    found = {"missing": missing, "left over": left_over, "of another shape": shapes}
-    words = [f"{len(keys)} {what}: {', '.join(keys)}" for what, keys in found.items() if keys]
-    if words:
-        raise UserError(f"the state dict is not one of {name}: {'; '.join(words)}")
+    differences = {"missing": missing, "left over": left_over, "of another shape": shapes}
+    lines = [f"{len(keys)} {what}: {', '.join(keys)}" for what, keys in differences.items() if keys]
+    if lines:
+        raise UserError(f"the state dict is not one of {name}: {'; '.join(lines)}")

@@ -60,7 +60,7 @@ class RecordSource:
             self._records = grain.sources.ArrayRecordDataSource([str(shard) for shard in shards])
             count = len(self)
         except RuntimeError as error:
-            raise UserError(f"a {split} shard in {directory} is damaged ({error}); prepare it again") from error
+            raise UserError(f"a {split} shard in {directory} is corrupt ({error}); prepare it again") from error
         if count != facts["images"]:
             raise UserError(f"{directory} has {count} {split} images of {facts['images']}; prepare it again")
 
@@ -76,5 +76,5 @@ class RecordSource:
         try:
             data, label, name = msgpack.unpackb(self._records[index])
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"image {index} in {self._directory} is damaged ({error}); prepare it again") from error
+            raise UserError(f"image {index} in {self._directory} is corrupt ({error}); prepare it again") from error
         return {"image": Photo(data, name), "label": np.int32(label)}

@@ -17,7 +17,7 @@ def change(config: Any, example: dict, rng: np.random.Generator | None) -> dict:
       rng: of the augmentation; None for evaluation.
 
     Raises:
-      DamagedImage: the image cannot be decoded.
+      CorruptImage: the image cannot be decoded.
     """
     image = example["image"]
     return {**example, "image": _for_evaluation(config, image) if rng is None else _for_training(config, image, rng)}

@@ -38,4 +38,4 @@ def _read_idx(directory: Path, name: str) -> np.ndarray:
         shape = struct.unpack_from(f">{data[3]}I", data, 4)
         return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
     except (OSError, EOFError, ValueError, IndexError, struct.error) as error:
-        raise UserError(f"{path} is damaged ({error}); replace it") from error
+        raise UserError(f"{path} is corrupt ({error}); replace it") from error

@@ -25,12 +25,12 @@ class Photo(NamedTuple):
     channels: int = 3  # of the decoded array; 1 is grey
 
 
-class DamagedImage(UserError):
+class CorruptImage(UserError):
     """An image that cannot be decoded completely; the message names it."""
 
 
 def size(photo: Photo) -> tuple[int, int]:
-    """Height and width, from the header alone; raises DamagedImage."""
+    """Height and width, from the header alone; raises CorruptImage."""
     return _jpeg_size(photo) or _with_pillow(photo, _upright_size)
 
 
@@ -43,7 +43,7 @@ def decode(photo: Photo, part: tuple[int, int, int, int] | None = None, shrink: 
       shrink: 1, 2, 4 or 8; divides both sides of a JPEG (rounded up), which makes decoding faster.
 
     Raises:
-      DamagedImage: the file ends too early, or is no image.
+      CorruptImage: the file ends too early, or is no image.
     """
     jpeg_size = _jpeg_size(photo)
     image = _decode_jpeg(photo, jpeg_size, shrink) if jpeg_size else None
@@ -99,14 +99,14 @@ def _upright_size(image):
 
 def _with_pillow(photo: Photo, action: Callable[[Image.Image], Any]) -> Any:
     if not photo.data:
-        raise _damaged(photo, "it is empty")
+        raise _corrupt(photo, "it is empty")
     try:
         with Image.open(io.BytesIO(photo.data)) as image:
             return action(image)
     except Exception as error:  # Pillow's formats raise many types for files that they cannot read
         reason = "it ends too early" if "truncated" in str(error) else "it is no image"
-        raise _damaged(photo, reason) from error
+        raise _corrupt(photo, reason) from error
 
 
-def _damaged(photo, reason):
-    return DamagedImage(f"image {photo.name} is damaged ({reason})")
+def _corrupt(photo, reason):
+    return CorruptImage(f"image {photo.name} is corrupt ({reason})")

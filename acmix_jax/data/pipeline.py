@@ -24,7 +24,7 @@ from acmix_jax.data import digits, fashion_mnist
 from acmix_jax.data.array_records import RecordSource
 from acmix_jax.data.folder import FolderSource
 from acmix_jax.data.order import Groups, TrainOrder, eval_order
-from acmix_jax.data.photos import DamagedImage
+from acmix_jax.data.photos import CorruptImage
 from acmix_jax.data.tfds import TfdsSource
 from acmix_jax.errors import UserError, check_choice
 
@@ -162,7 +162,7 @@ def _load(source, candidates, damaged, change, rng):
         example = source[index]
         try:
             example = {**change(example, rng), "index": np.int32(index)}
-        except DamagedImage as error:
+        except CorruptImage as error:
             if damaged == "fail":
                 raise UserError(f"{error}; replace it, or set --config.data.damaged=skip") from error
             print(f"warning: {error}; using the next one", file=sys.stderr)

@@ -2,9 +2,10 @@
 
 python -m acmix_jax.data.prepare --folder=IMAGES --out=DIR
 
-IMAGES with train/<class>/*.jpg, val/<class>/*.jpg (see folder.py); DIR then serves --config.data.source=records
---config.data.dir=DIR. Stopped half-way, the same command continues. Damaged images are listed in DIR/damaged.txt and
-end the program with an error once all others are checked, or, with --skip-damaged, are left out.
+IMAGES holds train/<class>/*.jpg and val/<class>/*.jpg (see folder.py). Train from the result with
+--config.data.source=records --config.data.dir=DIR. If the program is stopped, the same command continues. Corrupt
+images are listed in DIR/damaged.txt; they end the program with an error once all others are checked, or are left out
+with --skip-damaged.
 """
 
 import argparse
@@ -28,10 +29,10 @@ PLAN = "plan.json"  # what the shards in a folder are made of, so that nothing e
 
 
 def prepare(folder: Path, out: Path, images_per_shard: int, threads: int, skip_damaged: bool) -> str:
-    """Writes the shards that are not there yet, and dataset.json last; says what there is then.
+    """Writes the shards that are not there yet, and dataset.json last; returns a summary.
 
     Raises:
-      UserError: images are damaged; `out` holds other images; one of the folders cannot be read or written.
+      UserError: images are corrupt; `out` holds other images; one of the folders cannot be read or written.
     """
     sources = {split: FolderSource(str(folder), split) for split in ("train", "test")}
     jobs = []
@@ -43,25 +44,25 @@ def prepare(folder: Path, out: Path, images_per_shard: int, threads: int, skip_d
     _claim(out, sources, images_per_shard, skip_damaged)
     waiting = [job for job in jobs if not job[-1].exists()]
     total, done = sum(map(len, sources.values())), sum(len(job[1]) for job in jobs if job not in waiting)
-    progress, damaged = Progress(total, done, batch_size=1, unit="image"), []
+    progress, corrupt = Progress(total, done, batch_size=1, unit="image"), []
     with ThreadPoolExecutor(threads) as pool:  # decoding and writing leave Python's lock alone
         running = {pool.submit(_write_shard, *job, skip_damaged): job for job in waiting}
         try:
             for future in as_completed(running):
                 done += len(running[future][1])
-                damaged += future.result()
-                progress.update(done, progress.rate(done), f"{len(damaged)} damaged")
+                corrupt += future.result()
+                progress.update(done, progress.rate(done), f"{len(corrupt)} corrupt")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    damaged += [name for path in out.glob("*.damaged") for name in path.read_text().splitlines()]
-    damaged = sorted(set(damaged))
+    corrupt += [name for path in out.glob("*.damaged") for name in path.read_text().splitlines()]
+    corrupt = sorted(set(corrupt))
     (out / "damaged.txt").unlink(missing_ok=True)
-    if damaged:
-        (out / "damaged.txt").write_text("".join(f"{name}\n" for name in damaged))
-    if damaged and not skip_damaged:
+    if corrupt:
+        (out / "damaged.txt").write_text("".join(f"{name}\n" for name in corrupt))
+    if corrupt and not skip_damaged:
         raise UserError(
-            f"{len(damaged)} images such as {damaged[0]} are damaged; all are in {out / 'damaged.txt'}: "
+            f"{len(corrupt)} images such as {corrupt[0]} are corrupt; all are in {out / 'damaged.txt'}: "
             "replace them and start again, or add --skip-damaged"
         )
     splits = {}
@@ -87,28 +88,28 @@ def _claim(out, sources, images_per_shard, skip_damaged):
 
 
 def _write_shard(source, indices, path, skip_damaged):
-    """Writes the images that can be decoded; gives back the names of the others, for which no shard may come to be."""
-    damaged, partial = [], path.with_suffix(".partial")
+    """Writes a shard; returns the names of its corrupt images, which prevent it unless `skip_damaged`."""
+    corrupt, partial = [], path.with_suffix(".partial")
     try:
         writer = ArrayRecordWriter(str(partial), "group_size:1")
         for index in indices:
             example = source[index]
             try:
                 photos.decode(example["image"])
-            except photos.DamagedImage:
-                damaged.append(example["image"].name)
+            except photos.CorruptImage:
+                corrupt.append(example["image"].name)
             else:
                 writer.write(to_record(example["image"], example["label"]))
         writer.close()
-        if damaged and not skip_damaged:
+        if corrupt and not skip_damaged:
             partial.unlink()
-            return damaged
-        if damaged:  # before the shard, so that a run that finds that knows of them
-            path.with_suffix(".damaged").write_text("".join(f"{name}\n" for name in damaged))
+            return corrupt
+        if corrupt:  # before the shard, so that a later run that finds the shard knows them, too
+            path.with_suffix(".damaged").write_text("".join(f"{name}\n" for name in corrupt))
         partial.replace(path)
     except (OSError, RuntimeError) as error:
         raise UserError(f"cannot write {partial} ({error}); free some space there and start again") from error
-    return damaged
+    return corrupt
 
 
 def _replace(path, text):
@@ -124,7 +125,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=local_path, help="folder to write")
     parser.add_argument("--images-per-shard", type=int, default=1024)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--skip-damaged", action="store_true", help="leave damaged images out")
+    parser.add_argument("--skip-damaged", action="store_true", help="leave corrupt images out")
     arguments = parser.parse_args()
     with one_line_errors():
         if min(arguments.images_per_shard, arguments.threads) < 1:

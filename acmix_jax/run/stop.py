@@ -31,7 +31,7 @@ class StopSignal:
             signal.signal(number, handler)
 
     def requested(self, step: int) -> bool:
-        """Whether to stop after `step`; the same in all processes, which must all call it."""
+        """True if the run should stop after `step`; the same in all processes, which must all call it."""
         if jax.distributed.is_initialized() and multihost_utils.reached_preemption_sync_point(step):
             self._signal = signal.SIGTERM
         return self._signal is not None

@@ -105,13 +105,13 @@ class Classification:
     def _train(self, variables, images, key):
         """Logits, and the running statistics updated by the batch."""
 
-        def of_group(images, key):
+        def apply_group(images, key):
             return self.model.apply(variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
 
         if self.batch_norm_groups == 1:
-            return of_group(images, key)
+            return apply_group(images, key)
         groups = images.reshape(self.batch_norm_groups, -1, *images.shape[1:])
-        logits, changed = jax.vmap(of_group)(groups, jax.random.split(key, self.batch_norm_groups))
+        logits, changed = jax.vmap(apply_group)(groups, jax.random.split(key, self.batch_norm_groups))
         return logits.reshape(len(images), -1), jax.tree.map(lambda x: x.mean(axis=0), changed)
 
     def normalise(self, image: jax.Array) -> jax.Array:

@@ -1,1 +1,1 @@
-"""The one training loop and what it is made of: set-up, step, state, optimizer, evaluation."""
+"""The training loop and its parts: set-up, step, state, optimizer, evaluation."""

@@ -1,4 +1,4 @@
-"""The form in which a trained network is used: what depends on the parameters alone is computed once.
+"""Folding for inference: everything that depends on the parameters alone is computed once.
 
 `fold` composes convolution paths to ordinary convolutions where that is faster, multiplies beta into them, and scales
 the layer before each BatchNorm so that a bias is all that is left of it. One factor stays in an ACmix layer, that of
@@ -32,7 +32,7 @@ def fold(variables: Variables, largest_composed: int | None = None) -> Variables
         for those where that is the fastest form on the backend in use (128 on a CPU, see ops/choice.py).
 
     Returns:
-      {"params": ..., "batch_stats": ..., "folded": ...} as NumPy arrays: "folded" takes the place of what is gone.
+      {"params": ..., "batch_stats": ..., "folded": ...} as NumPy arrays: "folded" replaces the removed entries.
       Without "folded" where there is nothing to fold (plain Swin and PVT).
 
     Raises:
@@ -53,7 +53,7 @@ def fold(variables: Variables, largest_composed: int | None = None) -> Variables
 
 
 def _take_norm(flat, path):
-    """The factor of a BatchNorm, which leaves its bias behind."""
+    """Removes a BatchNorm, stores its bias under "folded", and returns its scale."""
     scale, bias = (flat.pop(("params", *path, name)) for name in ("scale", "bias"))
     mean, variance = (flat.pop(("batch_stats", *path, name)) for name in ("mean", "var"))
     scale = scale / np.sqrt(variance + BatchNorm.epsilon)
@@ -93,5 +93,5 @@ def _fold_acmix(flat, path, scale, largest_composed):
         kernels = shift.compose(qkv, bias, fc[:fine], fc_bias, flat[*params, "shift", "kernel"])
     flat[*folded, "kernel"], flat[*folded, "bias_kernel"] = map(np.asarray, kernels)
     if not is_coarse:
-        for unused in [place for place in flat if place[:-1] in ((*params, "fc"), (*params, "shift"))]:
+        for unused in [path for path in flat if path[:-1] in ((*params, "fc"), (*params, "shift"))]:
             del flat[unused]

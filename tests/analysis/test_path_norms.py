@@ -1,4 +1,4 @@
-"""What each path adds to a layer's output, by pixel."""
+"""Norms of each path's share of a layer's output, by pixel."""
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ def test_every_layer_is_there(network):
 
 
 def test_a_shifted_block_gives_the_map_as_it_lies_in_the_image():
-    """What the corner sees changes near the corner, and in the last row and column: those are its neighbours there."""
+    """A changed corner pixel changes those near it, and the last row and column, its neighbours in a shifted window."""
     model = acmix_jax.create_model("acmix_swin_micro_patch2", num_classes=10)
     images = jax.random.normal(jax.random.key(0), (1, 28, 28, 3))
     variables = random_variables("acmix_swin_micro_patch2")

@@ -1,4 +1,4 @@
-"""What all backbones have in common: four maps with the right strides, for images of any size."""
+"""Common to all backbones: four maps with the right strides, for images of any size."""
 
 import flax
 import jax

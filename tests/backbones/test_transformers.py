@@ -38,14 +38,14 @@ def test_class_token_needs_attention():
 
 
 def reach(block, size):
-    """How many pixels each of two pixels' change reaches: one in the corner, one at the centre."""
+    """Numbers of output pixels that change with one input pixel: in the corner, and at the centre."""
     x = jax.random.normal(jax.random.key(0), (1, size, size, 8))
     variables = jax.jit(block.init)(jax.random.key(1), x)
     apply = jax.jit(block.apply)
     before = apply(variables, x)
     return [
-        int((np.abs(apply(variables, x.at[0, place, place, 0].add(3.0)) - before).max(axis=-1) > 1e-6).sum())
-        for place in (0, size // 2)
+        int((np.abs(apply(variables, x.at[0, i, i, 0].add(3.0)) - before).max(axis=-1) > 1e-6).sum())
+        for i in (0, size // 2)
     ]
 
 

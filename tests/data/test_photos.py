@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from acmix_jax.data import photos
-from acmix_jax.data.photos import DamagedImage, Photo
+from acmix_jax.data.photos import CorruptImage, Photo
 from tests.photographs import photographs
 
 
@@ -75,9 +75,9 @@ def test_shrinking_averages(piece):
         (lambda data: b"<html>404</html>", "it is no image"),
     ],
 )
-def test_damaged_images_are_named(piece, damage, reason):
+def test_corrupt_images_are_named(piece, damage, reason):
     thumbnail = encoded(piece.resize((32, 32)))  # a whole JPEG inside, whose end is not that of the file
     photo = Photo(damage(encoded(piece, exif=b"Exif\0\0" + thumbnail)), "dir/0007.JPEG")
     for part in (None, (0, 0, 10, 10)):
-        with pytest.raises(DamagedImage, match=rf"image dir/0007.JPEG is damaged \({reason}\)"):
+        with pytest.raises(CorruptImage, match=rf"image dir/0007.JPEG is corrupt \({reason}\)"):
             photos.decode(photo, part)

@@ -120,14 +120,14 @@ def test_a_corrupt_image_ends_the_run_or_is_replaced_by_the_next(settings, tmp_p
     (folder / "train" / "flower" / "0001.JPEG").write_bytes(b"")  # index 5
     settings.source, settings.dir, settings.image_size = "folder", str(folder), 8
     source = pipeline.open_source(settings, "train")
-    message = r"^image .*/train/flower/0001.JPEG is damaged \(it is empty\); .* --config.data.damaged=skip$"
+    message = r"^image .*/train/flower/0001.JPEG is corrupt \(it is empty\); .* --config.data.damaged=skip$"
     with pytest.raises(UserError, match=message):
         list(itertools.islice(train_batches(source, settings, batch_size=12, seed=0), 1))
     settings.damaged = "skip"
     (batch,) = itertools.islice(train_batches(source, settings, batch_size=12, seed=0), 1)
     assert sorted(batch["index"].tolist()) == [0, 1, 2, 3, 4, 6, 6, 7, 8, 9, 10, 11]
     assert batch["skipped_count"].sum() == 1
-    assert "flower/0001.JPEG is damaged (it is empty); using the next one" in capfd.readouterr().err
+    assert "flower/0001.JPEG is corrupt (it is empty); using the next one" in capfd.readouterr().err
     (evaluated,) = eval_batches(source, settings, 16)
     assert evaluated["mask"].tolist() == [1] * 5 + [0] + [1] * 6 + [0] * 4
 
@@ -164,7 +164,7 @@ def test_an_error_in_a_worker_keeps_its_message(settings, tmp_path):
     (folder / "train" / "flower" / "0000.JPEG").write_bytes(b"no image")
     settings.source, settings.dir, settings.image_size, settings.workers = "folder", str(folder), 8, 1
     source = pipeline.open_source(settings, "train")
-    with pytest.raises(UserError, match=r"flower/0000.JPEG is damaged \(it is no image\)"):
+    with pytest.raises(UserError, match=r"flower/0000.JPEG is corrupt \(it is no image\)"):
         next(train_batches(source, settings, batch_size=3, seed=0))
 
 

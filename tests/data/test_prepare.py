@@ -74,34 +74,34 @@ def test_killed_and_started_again_it_completes(tmp_path):
     assert " left" in done.stderr  # a rate and an ETA
 
 
-def test_damaged_images_are_listed_by_name_or_left_out(tmp_path):
+def test_corrupt_images_are_listed_by_name_or_left_out(tmp_path):
     folder = write_folder(tmp_path / "folder", train=3, test=1)
-    damaged = folder / "train" / "flower" / "0001.JPEG"
-    damaged.write_bytes(damaged.read_bytes()[:900])
-    with pytest.raises(UserError, match=r"1 images such as .*flower/0001.JPEG are damaged; .* add --skip-damaged"):
+    corrupt = folder / "train" / "flower" / "0001.JPEG"
+    corrupt.write_bytes(corrupt.read_bytes()[:900])
+    with pytest.raises(UserError, match=r"1 images such as .*flower/0001.JPEG are corrupt; .* add --skip-damaged"):
         run(folder, tmp_path / "out")
-    assert (tmp_path / "out" / "damaged.txt").read_text() == f"{damaged}\n"
+    assert (tmp_path / "out" / "damaged.txt").read_text() == f"{corrupt}\n"
     with pytest.raises(UserError, match="shards of other images or options; choose another --out"):
         run(folder, tmp_path / "out", skip_damaged=True)
     assert run(folder, tmp_path / "less", skip_damaged=True).startswith("8 training and 3 test images")
     (tmp_path / "less" / "damaged.txt").unlink()
     run(folder, tmp_path / "less", skip_damaged=True)  # what was stopped before its end knows of them from the shards
-    assert (tmp_path / "less" / "damaged.txt").read_text() == f"{damaged}\n"
+    assert (tmp_path / "less" / "damaged.txt").read_text() == f"{corrupt}\n"
     contents = json.loads((tmp_path / "less" / "dataset.json").read_text())
     assert contents["splits"]["train"] == {"shards": 3, "images": 8}
 
 
-def test_damaged_shards_are_named(folder, tmp_path, settings):
+def test_corrupt_shards_are_named(folder, tmp_path, settings):
     run(folder, tmp_path)
     settings.source, settings.dir = "records", str(tmp_path)
     shard = tmp_path / "train-00001-of-00003.array_record"
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"a train shard in .* is damaged .*; prepare it again"):
+    with pytest.raises(UserError, match=r"a train shard in .* is corrupt .*; prepare it again"):
         pipeline.open_source(settings, "train")
     middle_of_an_image = whole.index(b"\xff\xd8") + 300
     shard.write_bytes(whole[:middle_of_an_image] + b"flipped" + whole[middle_of_an_image + 7 :])
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match="is corrupt"):
         source = pipeline.open_source(settings, "train")
         [source[i] for i in range(len(source))]
 

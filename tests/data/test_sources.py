@@ -38,16 +38,16 @@ def test_fashion_mnist_reads_idx_files(tmp_path, suffix, opener):
     assert [int(test[i]["label"]) for i in range(3)] == [7, 0, 9]
 
 
-def test_absent_and_damaged_files_are_named(tmp_path):
+def test_absent_and_corrupt_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"no train-images-idx3-ubyte.gz .* dataset-fashion-mnist .*tfds:fashion"):
         fashion_mnist.load("train", str(tmp_path))
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"no gzip")
-    with pytest.raises(UserError, match=r"train-images-idx3-ubyte.gz is damaged"):
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte.gz is corrupt"):
         fashion_mnist.load("train", str(tmp_path))
 
 
 def prepare(tmp_path, name, image, examples):
-    """What `tfds build` does for a data set of these examples."""
+    """Prepares a data set of these examples as `tfds build` does."""
     import tensorflow_datasets as tfds
 
     def info(self):

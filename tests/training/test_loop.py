@@ -138,8 +138,9 @@ def test_the_host_reads_no_device_value_between_logs(config, tmp_path, monkeypat
         steps[0] += 1
         return put_batch(*arguments)
 
-    for name in ("array", "float", "int", "index", "bool", "format", "str", "repr"):
-        monkeypatch.setattr(array, f"__{name}__", watched(getattr(array, f"__{name}__")))
+    operators = ("array", "float", "int", "index", "bool", "format", "str", "repr")
+    for name in (*(f"__{operator}__" for operator in operators), "item", "tolist"):
+        monkeypatch.setattr(array, name, watched(getattr(array, name)))
     monkeypatch.setattr(sharding, "put_batch", counted)
     config.log_every = 5
     train(config, tmp_path, jax.devices()[:1])

@@ -23,7 +23,7 @@ def cut(name):
 
 
 def kind(name):
-    """What is left of a model once its depth is cut and its drop path ignored: the same for resnet26 and resnet50."""
+    """Key of a model without its depth and drop path: the same for resnet26 and resnet50."""
     sizes = cut(name)[2]._asdict() | {"drop_path": None}
     return parse_name(name).is_acmix, name.endswith("_pairwise"), str(sizes)
 
@@ -48,11 +48,11 @@ def losses(model, params, state, steps=10):
         updates, opt_state = optimizer.update(gradient, opt_state)
         return optax.apply_updates(params, updates), state, opt_state, loss
 
-    opt_state, found = jax.jit(optimizer.init)(params), []
+    opt_state, values = jax.jit(optimizer.init)(params), []
     for key in jax.random.split(jax.random.key(2), steps):
         params, state, opt_state, loss = step(params, state, opt_state, key)
-        found.append(float(loss))
-    return found
+        values.append(float(loss))
+    return values
 
 
 @pytest.mark.slow

@@ -141,7 +141,7 @@ def test_a_polite_signal_saves_first(uninterrupted, tmp_path, number, exit_code)
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(uninterrupted, tmp_path):
+def test_a_corrupt_checkpoint_gives_way_to_the_one_before(uninterrupted, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(uninterrupted, workdir)
     for path in (workdir / "checkpoints" / str(STEPS) / "state").rglob("*"):

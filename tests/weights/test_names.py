@@ -34,7 +34,7 @@ def test_every_foldable_norm_follows_its_layer():
     modules = {path.rpartition("/")[0] for name in NETWORKS[:2] for path in paths(name)}
     for layer, norm in names.NORM_AFTER.items():
         parents = {module.rpartition("/")[0] for module in modules if module.endswith(f"/{norm}")}
-        assert any(module.startswith(f"{parent}/{layer}") for parent in parents for module in modules), layer
+        assert any(f"{module}/".startswith(f"{parent}/{layer}/") for parent in parents for module in modules), layer
 
 
 def test_blocks_are_found():
