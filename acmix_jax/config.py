@@ -4,6 +4,7 @@ A new field is one new entry of FIELDS. A recipe in configs/ starts from `defaul
 field, with =: --config.optimizer.learning_rate=0.2 --config.data.mean=0.5,0.5,0.5 --config.drop_path=None.
 """
 
+import argparse
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -224,7 +225,10 @@ def expand_path(path: str | os.PathLike) -> str:
 
 def local_path(path: str) -> Path:
     """The type of a command's arguments that are paths; see `expand_path`."""
-    return Path(expand_path(path))
+    try:
+        return Path(expand_path(path))
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error  # the only error whose text argparse prints
 
 
 def expand_paths(config: ml_collections.ConfigDict) -> None:

@@ -2,11 +2,11 @@
 
 import argparse
 import statistics
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from acmix_jax.config import local_path
 from acmix_jax.errors import UserError, one_line_errors
 from acmix_jax.run import workdir
 from acmix_jax.run.metrics import read_metrics
@@ -19,8 +19,8 @@ CONFIG, FIELDS = "configs/fashion_mnist.py:acmix_swin_micro_patch2", ["num_epoch
 def parser_of(description: str) -> argparse.ArgumentParser:
     """The command line of a table whose docstring is `description`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, type=Path, help="gets the table and the picture")
-    parser.add_argument("--runs", type=Path, help="gets a folder for each run; tables with the same one share runs")
+    parser.add_argument("--out", required=True, type=local_path, help="gets the table and the picture")
+    parser.add_argument("--runs", type=local_path, help="gets a folder for each run; tables may share it")
     parser.add_argument("--config", default=CONFIG, help=f"config file and :ARGUMENT; default {CONFIG}")
     parser.add_argument("--metric", default="eval_top1", help="of metrics.jsonl; the last value of a run counts")
     parser.add_argument("--rows", default="", help="run only the rows with this in their name")
@@ -59,18 +59,18 @@ def run_table(arguments: argparse.Namespace, description: str, rows: dict[str, d
     try:
         run_all([run for name in chosen for run in runs[name]], arguments.parallel)
     finally:
-        values = {name: _last_values(of_row, arguments.metric) for name, of_row in runs.items()}
-        values = {name: of_row for name, of_row in values.items() if of_row or name in chosen}
+        values = {name: _last_values(repeats, arguments.metric) for name, repeats in runs.items()}
+        values = {name: metrics for name, metrics in values.items() if metrics or name in chosen}
         metric = arguments.metric.removeprefix("eval_")
         results.write_table(table, _table_rows(values, metric))
         _draw(picture, values, metric)
-        environments = [workdir.environment_of(run.folder) for of_row in runs.values() for run in of_row]
+        environments = [workdir.environment_of(run.folder) for repeats in runs.values() for run in repeats]
         results.write_record(
             arguments.out, description, "measured here", list(filter(None, environments)), config=arguments.config,
             fields=fields, seeds=list(range(arguments.seeds)),
         )  # fmt: skip
-    for name, of_row in values.items():
-        print(f"{name:50} {metric} {_mean(of_row):6.2f} ± {_deviation(of_row):.2f}  ({len(of_row)} seeds)")
+    for name, metrics in values.items():
+        print(f"{name:50} {metric} {_mean(metrics):6.2f} ± {_deviation(metrics):.2f}  ({len(metrics)} seeds)")
     print(f"{table}\n{picture}")
 
 
@@ -89,20 +89,20 @@ def _deviation(values):
 
 
 def _table_rows(values, metric):
-    for name, of_row in values.items():
+    for name, metrics in values.items():
         yield {
             "row": name,
-            f"mean_{metric}": f"{_mean(of_row):.2f}",
-            "standard_deviation": f"{_deviation(of_row):.2f}",
-            "seeds": len(of_row),
-            f"{metric}_of_each_seed": " ".join(f"{value:.2f}" for value in of_row),
+            f"mean_{metric}": f"{_mean(metrics):.2f}",
+            "standard_deviation": f"{_deviation(metrics):.2f}",
+            "seeds": len(metrics),
+            f"{metric}_of_each_seed": " ".join(f"{value:.2f}" for value in metrics),
             "overlaps_with": "; ".join(_overlapping(name, values)),
         }
 
 
 def _overlapping(name, values):
     """The other rows whose mean differs by at most the sum of both standard deviations."""
-    deviation = {other: _deviation(of_row) for other, of_row in values.items()}
+    deviation = {other: _deviation(metrics) for other, metrics in values.items()}
     return [
         other
         for other in values
@@ -114,9 +114,9 @@ def _draw(path, values, metric):
     """A dot for each seed, and the mean with one standard deviation to each side."""
     figure = Figure(figsize=(7, 0.6 + 0.45 * len(values)), layout="constrained")
     axes = figure.subplots()
-    for height, of_row in enumerate(values.values()):
-        axes.plot(of_row, [height] * len(of_row), "o", color="tab:gray", alpha=0.6)
-        axes.errorbar(_mean(of_row), height, xerr=_deviation(of_row), fmt="d", color="tab:blue", capsize=4)
+    for height, metrics in enumerate(values.values()):
+        axes.plot(metrics, [height] * len(metrics), "o", color="tab:gray", alpha=0.6)
+        axes.errorbar(_mean(metrics), height, xerr=_deviation(metrics), fmt="d", color="tab:blue", capsize=4)
     axes.set_yticks(range(len(values)), list(values))
     axes.invert_yaxis()
     axes.set_xlabel(f"{metric}; each seed, mean and standard deviation")

@@ -17,7 +17,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from acmix_jax.analysis.complexity import PAPER, complexity
+from acmix_jax.config import local_path
 from acmix_jax.errors import UserError, one_line_errors
+from acmix_jax.models import parse_name
 from acmix_jax.run import workdir
 from acmix_jax.run.metrics import read_metrics
 from experiments import results
@@ -89,7 +91,7 @@ def measured_rows(folders: list[Path]) -> list[dict[str, Any]]:
             raise UserError(f"{folder} is no finished run; use workdirs of main.py")
         data = config["data"]
         size, channels = _GREY.get(data["source"], (data["image_size"], 3))
-        fields = config["acmix"] if facts["model"].startswith("acmix_") else {}
+        fields = config["acmix"] if parse_name(facts["model"]).is_acmix else {}
         fields = {name: value for name, value in fields.items() if value is not None and not name.endswith("_form")}
         cost = complexity(facts["model"], data["image_size"] or size, facts["num_classes"], channels, **fields)
         if (group := apart_from_seed(config)) not in groups:
@@ -137,24 +139,23 @@ def _draw_papers(axes, points):
         axes.plot(
             *zip(*own, strict=True), "x:", color=color, markersize=5, linewidth=0.8, label=f"{name} (paper's figure)"
         )
-    for prefix, color, marker, offset in (("acmix_", "tab:blue", "o-", (-5, 4)), ("", "tab:gray", "s-", (5, -9))):
+    for is_acmix, color, marker, offset in ((True, "tab:blue", "o-", (-5, 4)), (False, "tab:gray", "s-", (5, -9))):
         own = [row for row in points if row["gmacs_origin"] == "derived"]
-        own = [row for row in own if row["model"].startswith("acmix_") == bool(prefix)]
-        label = "ACmix" if prefix else "plain"
+        own = [row for row in own if parse_name(row["model"]).is_acmix == is_acmix]
+        label = "ACmix" if is_acmix else "plain"
         axes.plot([row["gmacs"] for row in own], [row["top1"] for row in own], marker, color=color, label=label)
         for row in own:
-            name = row["model"].removeprefix("acmix_")
-            style = {"textcoords": "offset points", "fontsize": "xx-small", "ha": "right" if prefix else "left"}
+            name = parse_name(row["model"]).plain
+            style = {"textcoords": "offset points", "fontsize": "xx-small", "ha": "right" if is_acmix else "left"}
             axes.annotate(name, (row["gmacs"], row["top1"]), offset, **style)
     axes.margins(x=0.22, y=0.1)
 
 
 def _draw_measured(axes, points):
     for point in dict.fromkeys(row["point"] for row in points):
-        of_point = [row for row in points if row["point"] == point]
-        values, name, gmacs = np.array([row["top1"] for row in of_point]), of_point[0]["model"], of_point[0]["gmacs"]
-        is_acmix = name.startswith("acmix_")
-        color, marker = ("tab:red", "o") if is_acmix else ("tab:pink", "s")
+        seeds = [row for row in points if row["point"] == point]
+        values, name, gmacs = np.array([row["top1"] for row in seeds]), seeds[0]["model"], seeds[0]["gmacs"]
+        color, marker = ("tab:red", "o") if parse_name(name).is_acmix else ("tab:pink", "s")
         spread = [[values.mean() - values.min()], [values.max() - values.mean()]]
         axes.errorbar(gmacs, values.mean(), yerr=spread, fmt=marker, color=color, capsize=3)
         label = f"{name} ({len(values)})"
@@ -168,8 +169,8 @@ def _draw_measured(axes, points):
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="*", type=Path, help="workdirs of main.py")
-    parser.add_argument("--out", required=True, type=Path, help="gets the table and the picture")
+    parser.add_argument("runs", nargs="*", type=local_path, help="workdirs of main.py")
+    parser.add_argument("--out", required=True, type=local_path, help="gets the table and the picture")
     arguments = parser.parse_args()
     measured = measured_rows(arguments.runs)  # first: its errors should come before the counting
     rows = papers_rows() + measured

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from matplotlib.figure import Figure
 
 from acmix_jax.analysis import alpha_beta
 from acmix_jax.analysis.path_norms import PathNorms, path_norms
+from acmix_jax.config import local_path, restore_config
 from acmix_jax.data import classification, pipeline
 from acmix_jax.data.photos import CorruptImage, Photo
 from acmix_jax.errors import UserError, one_line_errors
@@ -65,7 +65,7 @@ def read(folder: Path, images: int, photo: Photo | None) -> Run:
     group = (step, apart_from_seed(config)) if config else folder
     title = " on ".join([facts["model"], *([config["data"]["source"]] if config else [])])
     try:
-        measured = _measure(ml_collections.ConfigDict(config), variables, images, photo) if config else ({}, {}, None)
+        measured = _measure(config, variables, images, photo) if config else ({}, {}, None)
     except CorruptImage:
         raise
     except UserError as error:
@@ -74,10 +74,10 @@ def read(folder: Path, images: int, photo: Photo | None) -> Run:
     return Run(folder, group, title, config.get("seed", ""), step, layers, *measured)
 
 
-def _measure(config: Any, variables: Any, count: int, photo: Photo | None):
+def _measure(config: dict[str, Any], variables: Any, count: int, photo: Photo | None):
     """Norms on test images, norms on a photograph, and the photograph as the network's input."""
-    config = config.copy_and_resolve_references()
-    config.remat = False  # a forward pass alone gains nothing from it
+    config = restore_config(config)
+    config.remat = False  # path_norms cannot read intermediates through rematerialisation
     task, source = create_task(config), pipeline.open_source(config.data, "test")
     batch = next(iter(pipeline.eval_batches(source, config.data, task.change, count)))
     images = batch["image"][batch["mask"] > 0]
@@ -167,10 +167,10 @@ def draw_maps(runs: list[Run], path: Path) -> None:
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="workdirs of main.py")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the table and the pictures")
+    parser.add_argument("runs", nargs="+", type=local_path, help="workdirs of main.py")
+    parser.add_argument("--out", required=True, type=local_path, help="folder for the table and the pictures")
     parser.add_argument("--images", type=int, default=64, help="test images to measure the paths on")
-    parser.add_argument("--photo", type=Path, help="image file for the maps")
+    parser.add_argument("--photo", type=local_path, help="image file for the maps")
     arguments = parser.parse_args()
     if arguments.images < 1:
         raise UserError(f"--images={arguments.images} measures nothing; use at least 1")

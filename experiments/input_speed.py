@@ -116,7 +116,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, list[float]]:
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the table")
+    parser.add_argument("--out", required=True, help="folder of the table")
     parser.add_argument("--tensorflow", help="a Python interpreter with TensorFlow")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
@@ -125,10 +125,11 @@ def main() -> None:
     if arguments.one:  # in an interpreter that may have TensorFlow only
         print(time_one(arguments.one[0], Path(arguments.one[1]), arguments.seconds))
         return
+    from acmix_jax.config import local_path
     from acmix_jax.errors import one_line_errors
 
     with one_line_errors():
-        write(arguments.out, measure(arguments))
+        write(local_path(arguments.out), measure(arguments))
 
 
 def write(folder: Path, rates: dict[str, list[float]]) -> None:

@@ -4,8 +4,8 @@ python -m experiments.network_speed --out=runs/network_speed --released-code=ACm
 
 The networks of one family are compiled first and then run in turns. "forward" is evaluation, "folded forward" the same
 after folding the weights, "train" a step of SGD with momentum on cross entropy. Writes network_speed.csv after each
-family; without a clone of the released code its rows are missing and the printed table says "not measured". Needs only
-jax, flax and numpy, and torch for the released code.
+family; without a clone of the released code its rows are missing and the printed table says "not measured". Needs the
+base dependencies alone, and torch for the released code.
 """
 
 import argparse
@@ -29,10 +29,19 @@ from acmix_jax.benchmark.timing import (
     quartiles,
 )
 from acmix_jax.errors import check_choice, one_line_errors
+from acmix_jax.models import parse_name
 from acmix_jax.weights.fold import fold
 from experiments import released_code, results
 
 NETWORKS = "resnet26,resnet50,swin_tiny,pvt_tiny,san10"
+
+
+def plain_networks(names: str) -> list[str]:
+    """Splits names joined by commas; raises a UserError with the nearest names for one that is no plain network."""
+    networks = names.split(",")
+    for name in networks:
+        check_choice("plain network", name, [model for model in list_models() if not parse_name(model).is_acmix])
+    return networks
 
 
 def programs(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> dict[str, Program]:
@@ -92,7 +101,8 @@ def show(rows: list[Row]) -> None:
     """Prints each row with its ratios to the plain network and to the released code."""
     step = {(row.model, row.implementation, row.pass_): row.step_time_ms for row in rows}
     for row in rows:
-        plain = step[row.model.removeprefix("acmix_"), "acmix_jax", row.pass_]
+        name = parse_name(row.model)
+        plain = step[name.plain, "acmix_jax", row.pass_]
         released = step.get((row.model, "released", row.pass_.removeprefix("folded ")))
         ratio = "released: not measured" if released is None else f"released takes {released / row.step_time_ms:.2f} x"
         memory = "" if row.peak_memory_mb is None else f"{row.peak_memory_mb:,.0f} MB"
@@ -100,7 +110,7 @@ def show(rows: list[Row]) -> None:
         print(
             f"{row.model:17} {row.implementation:9} {row.pass_:14}{row.step_time_ms:9.1f} ms "
             f"({row.step_time_q1_ms:.1f} to {row.step_time_q3_ms:.1f}){row.step_time_ms / plain:6.2f} x plain  "
-            f"{ratio if row.model.startswith('acmix_') else '':24} {memory:>10} {compile_s}".rstrip(),
+            f"{ratio if name.is_acmix else '':24} {memory:>10} {compile_s}".rstrip(),
             flush=True,
         )
 
@@ -112,9 +122,7 @@ def main() -> None:
     parser.add_argument("--networks", default=NETWORKS, help="plain names, joined by commas")
     parser.add_argument("--img-size", type=int, default=224)
     arguments = parser.parse_args()
-    networks = arguments.networks.split(",")
-    for plain in networks:
-        check_choice("plain network", plain, [name for name in list_models() if not name.startswith("acmix_")])
+    networks = plain_networks(arguments.networks)
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(f"{device_name()}; batch {arguments.batch}, {arguments.dtype}; median (quartiles) of {arguments.rounds}")
     rows: list[Row] = []

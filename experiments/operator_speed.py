@@ -4,8 +4,8 @@ python -m experiments.operator_speed --out=runs/operator_speed --released-code=A
 
 The layers are the 3x3 layers of ResNet-50 and the mixing layers of Swin-T, PVT-T and SAN10 at 224 x 224 pixels; forward
 alone, and forward with backward of a loss that depends on the output. All programs of one layer are measured in turns.
-Writes operator_speed.csv after each layer; without a clone of the released code its rows are missing. Needs only jax,
-flax and numpy, and torch for the released code.
+Writes operator_speed.csv after each layer; without a clone of the released code its rows are missing. Needs the base
+dependencies alone, and torch for the released code.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from acmix_jax.analysis.complexity import multiply_adds
 from acmix_jax.benchmark.timing import Program, Row, compiled, device_name, in_turns, parser_of, quartiles
 from acmix_jax.errors import check_choice, one_line_errors
 from acmix_jax.layers.attention import GlobalAttention, LocalAttention, PatchwiseAttention, WindowAttention
+from acmix_jax.layers.self_attention import SelfAttention
 from acmix_jax.ops import neighborhood, shift
 from experiments import released_code, results
 
@@ -34,7 +35,7 @@ class Layer(NamedTuple):
     size: int  # height and width of its input
     in_features: int
     features: int
-    fields: dict[str, Any]  # of ACmix
+    fields: dict[str, Any]  # of SelfAttention
 
     def __str__(self):
         stride = f" s{self.fields['stride']}" if self.fields.get("stride", 1) > 1 else ""
@@ -46,7 +47,7 @@ def _layers() -> Iterator[Layer]:
     for size, features, stride in resnet:
         yield Layer("resnet", size, features, features, {"stride": stride})
     for size, features, heads in ((56, 96, 3), (28, 192, 6), (14, 384, 12), (7, 768, 24)):
-        fields = {"num_heads": heads, "attention_kind": WindowAttention, "use_proj": True, "fc_bias": True}
+        fields = {"num_heads": heads, "attention_kind": WindowAttention, "use_proj": True}
         yield Layer("swin", size, features, features, fields)
     for size, features, heads, reduction in ((56, 64, 1, 8), (28, 128, 2, 4), (14, 320, 5, 2), (7, 512, 8, 1)):
         fields = {"num_heads": heads, "attention_kind": GlobalAttention, "use_proj": True, "reduction": reduction}
@@ -61,14 +62,15 @@ LAYERS = tuple(_layers())
 
 def forms(layer: Layer) -> dict[str, nn.Module]:
     """The modules to compare, by name; "plain" is the layer of the network without ACmix."""
-    make: Callable[..., nn.Module] = partial(ACmix, layer.features, **layer.fields)
-    modules = {"acmix": make(), "plain": make(paths="attention")}
+    acmix: Callable[..., nn.Module] = partial(ACmix, layer.features, fc_bias=layer.family == "swin", **layer.fields)
+    attention: Callable[..., nn.Module] = partial(SelfAttention, layer.features, **layer.fields)
+    modules = {"acmix": acmix(), "plain": attention()}
     if layer.family == "resnet":
         stride = layer.fields["stride"]
         modules["plain"] = nn.Conv(layer.features, (3, 3), stride, padding=1, use_bias=False)
         for form in neighborhood.FORMS:
-            modules[f"attention {form}"] = make(attention_kind=partial(LocalAttention, form=form), paths="attention")
-    return modules | {f"convolution {form}": make(shift_form=form, paths="convolution") for form in shift.FORMS}
+            modules[f"attention {form}"] = attention(attention_kind=partial(LocalAttention, form=form))
+    return modules | {f"convolution {form}": acmix(shift_form=form, paths="convolution") for form in shift.FORMS}
 
 
 def programs(module: nn.Module, x: jax.Array, dtype: str) -> dict[str, Program]:
@@ -144,9 +146,9 @@ def main() -> None:
     print(f"{device_name()}; batch {arguments.batch}, {arguments.dtype}; median of {arguments.rounds} rounds")
     rows: list[Row] = []
     for name in names:
-        of_layer = list(measure(layers[name], arguments))
-        show(of_layer)
-        rows += of_layer
+        measured = list(measure(layers[name], arguments))
+        show(measured)
+        rows += measured
         results.write_table(arguments.out / "operator_speed.csv", rows)
         results.write_record(arguments.out, __doc__, "measured here")
 

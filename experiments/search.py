@@ -17,6 +17,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from acmix_jax.config import local_path
 from acmix_jax.errors import UserError, one_line_errors
 from acmix_jax.run.metrics import read_metrics
 from experiments import runs, sweep
@@ -77,7 +78,7 @@ def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="config file with a function search(trial), and :ARGUMENT")
-    parser.add_argument("--workdir", required=True, type=Path, help="gets a folder for each run")
+    parser.add_argument("--workdir", required=True, type=local_path, help="gets a folder for each run")
     parser.add_argument("--trials", type=int, default=20, help="to complete in all")
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
     parser.add_argument("--metric", default="eval_top1", help="of metrics.jsonl, to make as large as possible")

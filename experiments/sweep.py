@@ -19,6 +19,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from acmix_jax.analysis import alpha_beta
+from acmix_jax.config import local_path
 from acmix_jax.errors import UserError, one_line_errors
 from acmix_jax.run.metrics import read_metrics
 from experiments import results
@@ -101,7 +102,7 @@ def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="experiments.sweep", description=__doc__.partition("\n")[0])
     parser.add_argument("--config", required=True, help="config file with a function sweep(), and :ARGUMENT")
-    parser.add_argument("--workdir", required=True, type=Path, help="gets a folder for each run")
+    parser.add_argument("--workdir", required=True, type=local_path, help="gets a folder for each run")
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
     parser.add_argument("--metric", default="eval_top1", help="of metrics.jsonl, for the picture")
     parser.add_argument("--print-commands", action="store_true", help="print what is not finished, run nothing")

@@ -25,7 +25,9 @@ from acmix_jax import ACmix, create_model, list_models
 from acmix_jax.analysis.complexity import PARTS, Complexity, complexity, operator_cost, part_of
 from acmix_jax.benchmark.time_share import time_by_part
 from acmix_jax.benchmark.timing import device_name
+from acmix_jax.config import local_path
 from acmix_jax.errors import check_choice, one_line_errors
+from acmix_jax.layers.self_attention import SelfAttention
 from experiments import results
 
 MODELS = "resnet50,acmix_resnet50,san10,acmix_san10,pvt_tiny,acmix_pvt_tiny,swin_tiny,acmix_swin_tiny"
@@ -50,7 +52,7 @@ def operators(features: int) -> dict[str, nn.Module]:
     """The layers of `operator_costs`."""
     return {
         "convolution": nn.Conv(features, (3, 3), use_bias=False),
-        "self-attention": ACmix(features, paths="attention"),
+        "self-attention": SelfAttention(features),
         "ACmix": ACmix(features),
     }
 
@@ -78,7 +80,7 @@ def _columns(*setting: str) -> list[str]:
 
 def _row(setting: dict[str, Any], cost: Complexity, times: dict[str, float]) -> dict[str, Any]:
     numbers = {"params": cost.params, "macs": cost.macs, "ms": times}
-    return setting | {f"{what}_{part}": number for what, of_part in numbers.items() for part, number in of_part.items()}
+    return setting | {f"{what}_{part}": number for what, parts in numbers.items() for part, number in parts.items()}
 
 
 def measure(arguments: argparse.Namespace) -> tuple[results.Table, results.Table]:
@@ -129,7 +131,7 @@ def draw(layers: list[dict[str, str]], models: list[dict[str, str]], path: Path)
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, type=Path, help="gets the tables and the picture")
+    parser.add_argument("--out", required=True, type=local_path, help="gets the tables and the picture")
     parser.add_argument("--models", default=MODELS, help="names, joined by commas")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=4)

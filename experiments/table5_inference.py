@@ -16,11 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from acmix_jax import create_model, list_models
+from acmix_jax import create_model
 from acmix_jax.benchmark.timing import Program, compiled, device_name, in_turns, quartiles
-from acmix_jax.errors import UserError, check_choice, one_line_errors
+from acmix_jax.config import local_path
+from acmix_jax.errors import UserError, one_line_errors
+from acmix_jax.models import parse_name
 from acmix_jax.weights.fold import fold
 from experiments import results
+from experiments.network_speed import plain_networks
 
 COLUMNS = ["model", "form", "img_size", "batch", "dtype", "samples_per_sec", "ms", "ms_q1", "ms_q3", "device"]
 FORMS = {"plain": "tab:gray", "plain, folded": "lightgray", "ACmix": "tab:blue", "ACmix, folded": "lightblue"}
@@ -56,7 +59,7 @@ def _measure(plain, batch, arguments, table):
 
 def draw(rows: list[dict[str, str]], path: Path) -> None:
     """Draws images per second at the smallest and at the best batch, one group of bars per family."""
-    families = list(dict.fromkeys(row["model"].removeprefix("acmix_") for row in rows))
+    families = list(dict.fromkeys(parse_name(row["model"]).plain for row in rows))
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     for axes, best in zip(figure.subplots(1, 2), (False, True), strict=True):
         for i, (label, color) in enumerate(FORMS.items()):
@@ -86,16 +89,14 @@ def main() -> None:
     """Runs the command line."""
     accelerator = jax.default_backend() != "cpu"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, type=Path, help="gets the table and the picture")
+    parser.add_argument("--out", required=True, type=local_path, help="gets the table and the picture")
     parser.add_argument("--batches", default="1,16,64,256" if accelerator else "1,4,16", help="joined by commas")
     parser.add_argument("--dtype", default="bfloat16" if accelerator else "float32", choices=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--networks", default="resnet50,san10,pvt_tiny,swin_tiny", help="plain names, joined by commas")
     parser.add_argument("--img-size", type=int, default=224)
     arguments = parser.parse_args()
-    networks = arguments.networks.split(",")
-    for plain in networks:
-        check_choice("plain network", plain, [name for name in list_models() if not name.startswith("acmix_")])
+    networks = plain_networks(arguments.networks)
     if not all(batch.isdigit() and int(batch) for batch in arguments.batches.split(",")):
         raise UserError(f"--batches={arguments.batches} are no numbers of images, such as 1,4,16")
     arguments.out.mkdir(parents=True, exist_ok=True)

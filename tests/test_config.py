@@ -1,5 +1,6 @@
 """Each field of the config by itself, and the rules between them."""
 
+import argparse
 import math
 
 import pytest
@@ -217,7 +218,10 @@ def test_other_paths_stay(path):
 
 @pytest.mark.parametrize("path", ["~nobody-here/x", "$NO_SUCH_NAME/x", "a/${NO_SUCH_NAME}"])
 def test_a_path_that_cannot_be_expanded_is_refused(path):
-    with pytest.raises(UserError, match="names a user or a variable that does not exist"):
+    message = "names a user or a variable that does not exist"
+    with pytest.raises(UserError, match=message):
+        expand_path(path)
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
         local_path(path)
 
 

@@ -35,13 +35,13 @@ def rows(tmp_path, monkeypatch):
 def test_accuracies_say_where_they_come_from(rows, tmp_path, monkeypatch):
     cost = Complexity({"stage1": 28_650_000}, {"stage1": 4_645_400_000})
     monkeypatch.setattr(figure4_accuracy, "complexity", lambda *_, **__: cost)
-    found = rows()
-    acmix = found["acmix_swin_tiny"]
+    table = rows()
+    acmix = table["acmix_swin_tiny"]
     assert (acmix["top1"], acmix["top1_origin"], acmix["gmacs"], acmix["gmacs_origin"]) == (
         "81.9", "its paper", "4.645", "derived",
     )  # fmt: skip
-    assert found["CvT"]["gmacs_origin"] == "paper's figure"
-    assert (found["acmix_resnet14_stem1"]["top1_origin"], found["acmix_resnet14_stem1"]["panel"]) == (
+    assert table["CvT"]["gmacs_origin"] == "paper's figure"
+    assert (table["acmix_resnet14_stem1"]["top1_origin"], table["acmix_resnet14_stem1"]["panel"]) == (
         "measured here", "digits",
     )  # fmt: skip
     assert (tmp_path / "out" / "figure4.png").stat().st_size > 20_000
@@ -50,9 +50,9 @@ def test_accuracies_say_where_they_come_from(rows, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_multiply_adds_are_counted(rows):
-    found = rows()
-    assert found["acmix_swin_tiny"]["gmacs"] == "4.645"
-    assert 0 < float(found["acmix_resnet14_stem1"]["gmacs"]) < 0.1
+    table = rows()
+    assert table["acmix_swin_tiny"]["gmacs"] == "4.645"
+    assert 0 < float(table["acmix_resnet14_stem1"]["gmacs"]) < 0.1
 
 
 def test_a_run_without_accuracy_is_refused(tmp_path, monkeypatch):

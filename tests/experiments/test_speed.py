@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from acmix_jax.benchmark.timing import Row
@@ -53,6 +54,18 @@ def test_the_input_is_timed(tmp_path, monkeypatch):
     assert [row["pipeline"] for row in rows] == ["acmix_jax, 1 core", "acmix_jax, 2 cores"]
 
 
+@pytest.mark.parametrize("name", ["resnet 128@56 s2", "swin 96@56", "pvt 64@56", "san 16@112"])
+def test_each_form_of_a_layer_gives_the_same_shape(name):
+    (layer,) = (layer for layer in operator_speed.LAYERS if str(layer) == name)
+    x = jax.ShapeDtypeStruct((1, layer.size, layer.size, layer.in_features), "float32")
+    shapes = {
+        form: jax.eval_shape(module.init_with_output, jax.random.key(0), x)[0].shape
+        for form, module in operator_speed.forms(layer).items()
+    }
+    side = layer.size // layer.fields.get("stride", 1)
+    assert shapes == dict.fromkeys(shapes, (1, side, side, layer.features))
+
+
 @pytest.mark.slow
 def test_a_layer_is_timed(tmp_path, monkeypatch, capsys):
     run(monkeypatch, operator_speed, f"--out={tmp_path}", "--layers=resnet 512@7", "--batch=1", "--rounds=1")
@@ -90,7 +103,7 @@ def test_mistakes_end_with_one_line(tmp_path, monkeypatch):
 
 
 def test_a_bare_machine_can_measure():
-    """One with jax, flax and numpy alone."""
+    """One with the base dependencies alone."""
     code = "import sys\nfor name in sys.argv[1].split(','): sys.modules[name] = None\n"
     code += "import experiments.network_speed, experiments.operator_speed"
     absent = "ml_collections,grain,orbax,orbax.checkpoint,clu,tensorflow_datasets,sklearn,matplotlib"
