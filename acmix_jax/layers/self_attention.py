@@ -55,6 +55,8 @@ class SelfAttention(nn.Module):
           **context: what the attention kind is told at each call: `train` (SAN), `window` and `shift` (Swin).
         """
         attended, tokens = self.attend(self.project(x.astype(self.dtype), tokens), **context)
+        if self.has_variable("folded", "scale"):  # of the BatchNorm behind the layer (SAN)
+            attended = (self.get_variable("folded", "scale") * attended).astype(self.dtype)
         return attended if tokens is None else (attended, tokens)
 
     @property
