@@ -83,9 +83,9 @@ def test_every_byte_survives(name, wrapper, tmp_path, monkeypatch):
     check_same(there_and_back(name, tmp_path / "weights.pth"), state)
 
 
-def test_commands_of_readme(tmp_path):
+def test_commands_of_the_documents(tmp_path):
     """The file goes in by the first command and comes out by the second."""
-    lines = re.findall(r"^python -m acmix_jax\.convert .*", (ROOT / "README.md").read_text(), re.M)
+    lines = re.findall(r"^python -m acmix_jax\.convert .*", (ROOT / "docs" / "training.md").read_text(), re.M)
     assert len(lines) == 2
     state = random_state("acmix_swin_tiny")
     torch.save({"model": state}, tmp_path / "acmix_swin_tiny.pth")
