@@ -39,6 +39,7 @@ from acmix_jax.devices import sharding
 from acmix_jax.errors import UserError, check_choice, one_line_errors
 from acmix_jax.evaluators import EVALUATORS
 from acmix_jax.models import parse_name
+from acmix_jax.ops import choice
 from acmix_jax.training.evaluate import make_predict
 from acmix_jax.training.setup import set_up
 from acmix_jax.weights.fold import fold
@@ -106,7 +107,8 @@ def lower(job: Job) -> jax.stages.Lowered | None:
         program, variables = make_predict(run.task, EVALUATORS[config.task].keys, run.mesh), run.shapes.variables
         example = next(iter(pipeline.eval_batches(images, config.data, run.task.change, batch_size=1)))
     if job.program == "folded":
-        variables = fold(jax.tree.map(lambda x: np.ones(x.shape, x.dtype), variables))
+        largest = choice.LIMITS[devices.backend_of(job.target)].dense_features  # as on the target itself
+        variables = fold(jax.tree.map(lambda x: np.ones(x.shape, x.dtype), variables), largest)
         if "folded" not in variables:
             return None
         variables = sharding.with_sharding(variables, sharding.replicated(run.mesh))
