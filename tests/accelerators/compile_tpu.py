@@ -3,12 +3,15 @@
 `make tpu` runs this file. `make test`, which has no compiler for TPUs, passes over files of this name.
 """
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 import acmix_jax
-from acmix_jax.benchmark import devices
+from acmix_jax.benchmark import devices, tpu_schedule
 from acmix_jax.devices import sharding
 from experiments.compile_for import Job, compile_apart
 
@@ -48,3 +51,21 @@ def test_a_layer_on_several_hosts_only_adds_gradients():
         compiled = jax.jit(gradient).lower(sharding.with_sharding(variables, sharding.replicated(mesh)), rows).compile()
     kinds = {collective.split()[1] for collective in devices.facts_of(compiled, "v5e:4x4").collectives.split(", ")}
     assert kinds == {"all-reduce"}
+
+
+PRODUCT = """
+import jax, jax.numpy as jnp
+from acmix_jax.benchmark.devices import devices_of
+
+here = jax.sharding.SingleDeviceSharding(devices_of("v5e:1x1")[0])
+x = jax.ShapeDtypeStruct((512, 512), jnp.bfloat16, sharding=here)
+jax.jit(lambda x: jnp.maximum(x @ x, 0)).lower(x).compile()
+"""
+
+
+def test_the_schedule_of_a_matrix_product_fills_the_matrix_unit(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", f"--xla_jf_dump_to={tmp_path} --xla_jf_dump_llo_text=true")
+    subprocess.run([sys.executable, "-c", PRODUCT], check=True)
+    (kernel,) = tpu_schedule.read_schedules(tmp_path)
+    assert kernel.cycles == pytest.approx(512**3 / (4 * 128 * 128), rel=0.3)  # four units of 128 x 128 multipliers
+    assert kernel.filled["MXU"] > 0.8
