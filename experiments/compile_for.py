@@ -15,6 +15,9 @@ unknown_ops operations (loops, kernels, collectives); it is empty for GPUs, whos
 """
 
 import argparse
+import ast
+import contextlib
+import itertools
 import json
 import os
 import re
@@ -81,18 +84,13 @@ def config_of(job: Job, device_count: int) -> Any:
         if not equals:
             raise UserError(f"--set={setting} is not FIELD=VALUE, such as remat=True")
         try:
-            config.update_from_flattened_dict({name: _literal(value)})
+            with contextlib.suppress(ValueError, SyntaxError):  # else it is text
+                value = ast.literal_eval(value)
+            config.update_from_flattened_dict({name: value})
         except TypeError as error:
             raise UserError(f"--set={setting} is not valid; use {FIELDS[name].valid.hint}") from error
     check_config(config)
     return config
-
-
-def _literal(text):
-    try:
-        return json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
-    except json.JSONDecodeError:
-        return text
 
 
 def lower(job: Job) -> jax.stages.Lowered | None:
@@ -126,7 +124,8 @@ def compile_here(job: Job) -> dict[str, Any]:
         compiled = lowered.compile()
         seconds = time.perf_counter() - start
     except Exception as error:  # whatever the compiler raises
-        return {"status": f"failed: {' '.join(str(error).split())[:300]}"}
+        message = " ".join(str(error).split())
+        return {"status": f"failed: {message}"[:300], "fits": False if "RESOURCE_EXHAUSTED" in message else None}
     return {"status": "ok", "compile_s": seconds, **devices.facts_of(compiled, job.target)._asdict()}
 
 
@@ -168,17 +167,21 @@ def _version(package):
         return None
 
 
+def rows_of(jobs: list[Job], table: results.Table) -> dict[Job, list[dict[str, str]]]:
+    """The table's row of each job by this version of the compiler, in a list that is empty if there is none yet."""
+    return {job: table.having(**job._asdict(), compiler=compiler_of(job.target)) for job in jobs}
+
+
 def compile_all(jobs: list[Job], table: results.Table) -> None:
     """Adds the rows that the table does not have yet, and prints each with an estimate of the time left."""
-    same = {job: {**job._asdict(), "compiler": compiler_of(job.target)} for job in jobs}
-    missing = [job for job in jobs if not table.having(**same[job])]
+    missing = [job for job, rows in rows_of(jobs, table).items() if not rows]
     if len(missing) < len(jobs):
         print(f"{len(jobs) - len(missing)} of {len(jobs)} programs compiled before")
     start = time.monotonic()
     for done, job in enumerate(missing, 1):
         begin, row = time.monotonic(), compile_apart(job)
-        size = {"devices": len(devices.devices_of(job.target)), "memory_gib": devices.memory_gib(job.target)}
-        table.add({**same[job], **size, **row})
+        target = {"devices": len(devices.devices_of(job.target)), "memory_gib": devices.memory_gib(job.target)}
+        table.add({**job._asdict(), "compiler": compiler_of(job.target), **target, **row})
         left = (time.monotonic() - start) / done * (len(missing) - done)
         print(
             f"{done} of {len(missing)}: {job.model} {job.program}: {_summary(row)} in {time.monotonic() - begin:.0f} s"
@@ -233,11 +236,12 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
         raise UserError(f"--batch={arguments.batch} images a device are none; use at least 1")
     same = (arguments.target, arguments.batch, arguments.img_size, arguments.dtype, arguments.fsdp, arguments.set)
     jobs = [Job(model, program, *same) for model in models for program in programs]
-    device_count = len(devices.devices_of(arguments.target))
+    for model in models:
+        parse_name(model)
+    target = devices.devices_of(arguments.target)
     for job in jobs:
-        parse_name(job.model)
-        config = config_of(job, device_count)
-        sharding.make_mesh(config.batch_size, config.fsdp, devices.devices_of(arguments.target))
+        config = config_of(job, len(target))
+        sharding.make_mesh(config.batch_size, config.fsdp, target)
     return jobs
 
 
@@ -264,12 +268,13 @@ def main() -> None:
     if not arguments.target:
         raise UserError(f"--target is missing; use one such as {', '.join(devices.TARGETS)}")
     jobs = jobs_of(arguments)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends the compiling process, too
     arguments.out.mkdir(parents=True, exist_ok=True)
     table = results.Table(arguments.out / "compile_for.csv", COLUMNS)
     try:
         compile_all(jobs, table)
     finally:
-        rows = [row for job in jobs for row in table.having(**job._asdict())]
+        rows = list(itertools.chain(*rows_of(jobs, table).values()))
         if any(row["total_gib"] for row in rows):
             draw(rows, arguments.out / "compile_for.png")
         results.write_record(arguments.out, __doc__, "counted and estimated by the target's compiler, not measured")
