@@ -3,7 +3,7 @@
 python -m experiments.compile_for --target=v5e:2x2 --models=resnet26,acmix_resnet26
 
 Targets: slices of TPUs such as v5e:2x2, v5e:4x4 (16 chips of four hosts), v4:2x2x2, v5p:2x2x1, v6e:2x2 (pip install
-libtpu); h100, h100x8 (pip install "jax[cuda12]"); cpu, for a first try. No accelerator and no driver is needed.
+"jax[tpu]"); h100, h100x8 (pip install "jax[cuda12]"); cpu, for a first try. No accelerator and no driver is needed.
 Programs: the train step of the model's ImageNet recipe (configs/imagenet.py), "eval" its evaluation, "folded" the
 evaluation with folded weights. --set changes fields of the recipe: --set=remat=True,acmix.attention_form=tiled.
 

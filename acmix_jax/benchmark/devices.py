@@ -6,7 +6,7 @@
     facts_of(compiled, "v5e:2x2")
 
 The result cannot run. Nothing is measured: memory, bytes and operations are counted by the compiler, times are its
-estimate. TPUs need `pip install libtpu`, GPUs `pip install "jax[cuda12]"`; neither needs a driver. Set
+estimate. TPUs need libtpu (`pip install "jax[tpu]"`), GPUs `pip install "jax[cuda12]"`; neither needs a driver. Set
 JAX_PLATFORMS=cpu, so that JAX looks for no device. A compiler that aborts ends the process: experiments/compile_for.py
 starts one for each program.
 """
@@ -38,7 +38,7 @@ device_description_str: "NVIDIA H100 80GB HBM3" """,
 TARGETS = ("cpu", "h100", "h100x8", "v4:2x2x2", "v5e:1x1", "v5e:2x2", "v5e:4x4", "v5p:2x2x1", "v6e:2x2")  # examples
 _GPUS_A_HOST = 8
 _PLUGINS = {  # backend: modules that have its compiler, one of which is enough; what to install
-    "tpu": (("libtpu",), "libtpu"),
+    "tpu": (("libtpu",), '"jax[tpu]"'),
     "gpu": (("jax_cuda12_plugin", "jax_cuda13_plugin"), '"jax[cuda12]"'),
 }
 _COLLECTIVE = r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
@@ -94,7 +94,7 @@ def check_target(target: str) -> None:
     """Raises a UserError for an unknown target, and for one whose compiler is not installed."""
     modules, package = _PLUGINS.get(backend_of(target), ((), ""))
     if modules and not any(map(importlib.util.find_spec, modules)):
-        raise UserError(f"target {target} needs a compiler that is not installed; pip install {package}")
+        raise UserError(f"target {target} needs {modules[0]}, which is not installed; pip install {package}")
 
 
 def devices_of(target: str) -> list[jax.Device]:
