@@ -163,8 +163,13 @@ class WindowAttention(nn.Module):
         table = self.param("relative_position_bias", normal_02, ((2 * self.window_size - 1) ** 2, heads))
         bias = table[relative_position_index(window, self.window_size)]  # [pixels, pixels, heads]
         mask = shift_mask(height, width, window, shift)[:, None] if any(shift) else None
-        out = softmax_attention(*(partition(x, window) for x in (q, k, v)), bias.transpose(2, 0, 1), mask)
-        return reverse(out, window, height, width)
+
+        def to_windows(x):  # cut with the channels in one axis: TPUs move whole lanes then, and not those of each head
+            cut = partition(x.reshape(*x.shape[:3], -1), window)
+            return cut.reshape(*cut.shape[:3], *x.shape[3:])
+
+        out = softmax_attention(*map(to_windows, (q, k, v)), bias.transpose(2, 0, 1), mask)
+        return reverse(out.reshape(*out.shape[:3], -1), window, height, width).reshape(q.shape)
 
 
 class GlobalAttention(nn.Module):
