@@ -63,14 +63,14 @@ class Projection(nn.Module):
         q_width = self._widths[0]
         q_stride = 1 if all_pieces else self.stride
         if self.reduction == 1 and q_stride == 1:
-            pieces, reduced = self._project(x, kernel, bias), None
-            q, k, v = self._split(pieces)
+            joined, reduced = self._project(x, kernel, bias), None
+            pieces, (q, k, v) = self._apart(joined), self._split(joined)
         else:
             kv_map = self._reduce(x) if self.reduction > 1 else x
-            q = self._project(subsample(x, q_stride), kernel[:, :q_width], bias[:q_width])
+            q = self._apart(self._project(subsample(x, q_stride), kernel[:, :q_width], bias[:q_width]))
             joined = self._project(kv_map, kernel[:, q_width:], bias[q_width:])
-            k, v = jnp.split(joined, [self.heads[1]], axis=-2)
-            pieces, reduced = (q, joined) if self.reduction > 1 else (None, None)
+            k, v = map(self._apart, jnp.split(joined, [self._widths[1]], axis=-1))
+            pieces, reduced = (q, self._apart(joined)) if self.reduction > 1 else (None, None)
         if q_stride != self.stride:
             q = q[:, :: self.stride, :: self.stride]
         if tokens is not None:
@@ -88,13 +88,17 @@ class Projection(nn.Module):
         return jnp.concatenate(parts, axis=1)
 
     def _project(self, x, kernel, bias):
-        """`[..., C]` to `[..., heads, dim]`."""
+        """`[..., C]` to `[..., sum of widths]`."""
         # One axis of pixels, since XLA on CPUs would write the projections' gradient twice for a bias added to a map.
         projected = linear(x, kernel.astype(self.dtype)).reshape(-1, kernel.shape[-1])
-        return add_to_each(projected, bias).reshape(*x.shape[:-1], -1, self.dim)
+        return add_to_each(projected, bias).reshape(*x.shape[:-1], -1)
 
-    def _split(self, pieces):
-        return jnp.split(pieces, np.cumsum(self.heads)[:-1], axis=-2)
+    def _split(self, joined):
+        # Before the heads are apart: TPUs would pad the few channels of a head to 128 lanes.
+        return [self._apart(x) for x in jnp.split(joined, np.cumsum(self._widths)[:-1], axis=-1)]
+
+    def _apart(self, x):
+        return x.reshape(*x.shape[:-1], -1, self.dim)
 
     def _reduce(self, x):
         """`[B, H, W, C]` to `[B, H // reduction, W // reduction, C]`."""
