@@ -73,7 +73,7 @@ def _by_platform(direction, default, arrays, window, platforms, interpret):
     run = partial(lax.platform_dependent, default=lambda *arrays: default(*arrays, *window), **branches)
 
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.manual_axes or arrays[0].shape[0] % mesh.size:
+    if mesh.empty or mesh.auto_axes != mesh.axis_names or arrays[0].shape[0] % mesh.size:
         return run(*arrays)
     # Within the custom gradient: around it, its own transposition would add sums over devices.
     batch = PartitionSpec(mesh.axis_names)
