@@ -50,44 +50,62 @@ def _attend(q, k, v, window, platforms, interpret):
 
 
 def _forward(q, k, v, window, platforms, interpret):
-    out, lse = _by_platform("forward", _tiled_forward, (q, k, v), window, platforms, interpret)
-    return out, (q, k, v, out, lse)
+    def attend(q, k, v):
+        shapes = {p: jax.eval_shape(partial(_call, p, "forward", window), q, k, v)[1] for p in platforms}
+        # Each kernel lays its log-sum-exps out in its own way: those of the other platforms stay zero.
+        zeros = {platform: jnp.zeros(x.shape, x.dtype) for platform, x in shapes.items()}
+
+        def by_kernel(platform, **options):
+            def forward(*arrays):
+                out, log_sum = _call(platform, "forward", window, *arrays, **options)
+                return out, zeros | {platform: log_sum}
+
+            return forward
+
+        def by_tiled(*arrays):
+            return tiled_attention(*arrays, None, *window), zeros
+
+        return _by_platform(by_kernel, by_tiled, platforms, interpret, q, k, v)
+
+    out, log_sums = _on_each_device(attend, q, k, v)
+    return out, (q, k, v, out, log_sums)
 
 
 def _backward(window, platforms, interpret, residuals, dout):
-    return _by_platform("backward", _tiled_backward, (*residuals, dout), window, platforms, interpret)
+    def by_kernel(platform, **options):
+        def backward(q, k, v, out, log_sums, dout):
+            return _call(platform, "backward", window, q, k, v, out, log_sums[platform], dout, **options)
+
+        return backward
+
+    def by_tiled(q, k, v, out, log_sums, dout):
+        return jax.vjp(lambda *qkv: tiled_attention(*qkv, None, *window), q, k, v)[1](dout)
+
+    return _on_each_device(partial(_by_platform, by_kernel, by_tiled, platforms, interpret), *residuals, dout)
 
 
 _attend.defvjp(_forward, _backward)
 
 
-def _by_platform(direction, default, arrays, window, platforms, interpret):
-    """Computes "forward" or "backward" by the kernel of the platform, on each device for itself."""
-
-    def kernel(platform, **options):
-        return lambda *arrays: getattr(_load(platform), direction)(*arrays, *window, **options)
-
-    branches = {platform: kernel(platform) for platform in platforms}
+def _by_platform(by_kernel, by_tiled, platforms, interpret, *arrays):
+    branches = {platform: by_kernel(platform) for platform in platforms}
     if interpret is not None:
-        branches["cpu"] = kernel(interpret, interpret=True)
-    run = partial(lax.platform_dependent, default=lambda *arrays: default(*arrays, *window), **branches)
+        branches["cpu"] = by_kernel(interpret, interpret=True)
+    return lax.platform_dependent(*arrays, default=by_tiled, **branches)
 
+
+def _on_each_device(f, *arrays):
+    """Calls f with the images of each device; all arrays have the batch first."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.auto_axes != mesh.axis_names or arrays[0].shape[0] % mesh.size:
-        return run(*arrays)
-    # Within the custom gradient: around it, its own transposition would add sums over devices.
+        return f(*arrays)
+    # Within the custom gradient, so that JAX never transposes it, which could add sums over the devices.
     batch = PartitionSpec(mesh.axis_names)
-    return jax.shard_map(run, in_specs=batch, out_specs=batch, check_vma=False)(*arrays)
+    return jax.shard_map(f, in_specs=batch, out_specs=batch, check_vma=False)(*arrays)
 
 
-def _tiled_forward(q, k, v, *window):
-    out = tiled_attention(q, k, v, None, *window)
-    return out, jnp.zeros((q.shape[0], q.shape[3], q.shape[1] * q.shape[2]), jnp.float32)  # in place of the log-sum-exp
-
-
-def _tiled_backward(q, k, v, out, lse, dout, *window):
-    _, pull_back = jax.vjp(lambda q, k, v: tiled_attention(q, k, v, None, *window), q, k, v)
-    return pull_back(dout)
+def _call(platform, direction, window, *arrays, **options):
+    return getattr(_load(platform), direction)(*arrays, *window, **options)
 
 
 def _unsupported(platform, q, k, *window):
