@@ -40,12 +40,15 @@ class Tiles(NamedTuple):
     stages: int
 
 
-def _choose_tiles(dim, stride):
-    """Tiles of the forward kernel, of dq, and of dk and dv, for bfloat16 on an H100.
+def _choose_tiles(dim, stride, dtype):
+    """Tiles of the forward kernel, of dq, and of dk and dv.
 
-    Chosen by counts, not by time: instructions, registers and spills of the machine code, and bytes from the L2 cache.
-    A smaller tile computes fewer logits of keys that no window holds; a larger one reads each key less often.
+    Chosen by counts, not by time: instructions, registers and spills of the machine code, and bytes from the L2 cache,
+    of an H100. A smaller tile computes fewer logits of keys that no window holds; a larger one reads a key less often.
     """
+    if dim > 32 and dtype == jnp.float32:  # smaller tiles or more warps, or registers spill
+        tiles = Tiles(4, 8, 32, dim // 16, 1)
+        return tiles, tiles, tiles if stride == 1 else tiles._replace(chunk=16)
     if dim > 32:
         return Tiles(8, 8, 64, 4, 1), Tiles(8, 8, 64, 4, 1), Tiles(8, 8, 32 if stride == 1 else 64, 4, 1)
     if stride > 1:
@@ -80,7 +83,7 @@ def forward(q, k, v, window_size: int, stride: int, dilation: int, interpret: bo
     Returns:
       The result, as q, and the log-sum-exp of each query's logits, to the base 2, float32 `[B, heads, queries]`.
     """
-    tiles, _, _ = _choose_tiles(q.shape[-1], stride)
+    tiles, _, _ = _choose_tiles(q.shape[-1], stride, q.dtype)
     arrays = _flat(q, k, v)
     outputs = (
         jax.ShapeDtypeStruct(arrays[0].shape, q.dtype),
@@ -93,7 +96,7 @@ def forward(q, k, v, window_size: int, stride: int, dilation: int, interpret: bo
 
 def backward(q, k, v, out, lse, dout, window_size: int, stride: int, dilation: int, interpret: bool = False):
     """Gradients of q, k and v, given that of `out`; arguments as in `forward`, with its results."""
-    _, dq_tiles, dkv_tiles = _choose_tiles(q.shape[-1], stride)
+    _, dq_tiles, dkv_tiles = _choose_tiles(q.shape[-1], stride, q.dtype)
     window = window_size, stride, dilation
     arrays = _flat(q, k, v, dout)
     delta = jnp.einsum("bqnd,bqnd->bnq", *_flat(out, dout), preferred_element_type=jnp.float32)
