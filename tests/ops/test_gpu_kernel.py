@@ -1,6 +1,7 @@
 """The kernels in interpret mode, which computes what they do with plain JAX, against the definition."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +85,13 @@ def test_x64_mode_changes_no_type():
 def test_says_what_it_cannot_compute(change, reason):
     q, k, *_ = draw(**{"height": 4, "width": 4, "heads": 1, "dim": 16, "stride": 1} | change)
     assert reason in gpu_kernel.unsupported(q, k, 7, 1, 1)
+
+
+@pytest.mark.parametrize(("capability", "reason"), [("7.5", "7.5, below 8"), ("10.0", None), ("gfx942", None)])
+def test_older_gpus_are_refused(capability, reason, monkeypatch):
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(compute_capability=capability)])
+    q, k, *_ = draw(4, 4, 1, 16, 1)
+    assert (gpu_kernel.unsupported(q, k, 7, 1, 1) or "None").endswith(str(reason))
 
 
 def test_a_map_of_any_size_has_few_tables():
