@@ -109,7 +109,7 @@ def test_each_reason_is_said_once(arrays, warnings, capsys, monkeypatch):
     for _ in range(2):
         kernel.kernel_attention(*arrays, *WINDOW)
     assert capsys.readouterr().err == (
-        "warning: form 'kernel' of the attention is computed as 'tiled': there is no kernel for cpu\n"
+        "warning: on cpu, form 'kernel' of the attention is computed as 'tiled': there is no kernel\n"
     )
     monkeypatch.setattr(kernel, "_platform", lambda: "cuda")
     kernel.kernel_attention(*(x[..., :3] for x in arrays), *WINDOW)

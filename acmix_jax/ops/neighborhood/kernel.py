@@ -36,8 +36,8 @@ def kernel_attention(q, k, v, position, window_size, stride, dilation, interpret
     window = window_size, stride, dilation
     reasons = {platform: _unsupported(platform, q, k, *window) for platform in KERNELS}
     here = _platform()
-    if interpret is None and (reason := reasons.get(here, f"there is no kernel for {here}")):
-        _warn(f"form 'kernel' of the attention is computed as 'tiled': {reason}")
+    if interpret is None and (reason := reasons.get(here, "there is no kernel")):
+        _warn(f"on {here}, form 'kernel' of the attention is computed as 'tiled': {reason}")
     platforms = tuple(platform for platform, reason in reasons.items() if reason is None)
     if not platforms:
         return tiled_attention(q, k, v, position, *window)
