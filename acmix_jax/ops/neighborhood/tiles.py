@@ -48,7 +48,7 @@ def cut_axis(copies, tile):
     copies = copies[np.minimum(np.arange(-(-queries // tile) * tile), queries - 1)].reshape(-1, tile, keys)
     held = copies.any(1)
     first, last = held.argmax(1), np.where(held.any(1), keys - 1 - held[:, ::-1].argmax(1), 0)
-    patch = 1 + max(0, (last - first).max())
+    patch = 1 + (last - first).max()
     starts = np.minimum(first, keys - patch)
     copies = np.take_along_axis(copies, (starts[:, None] + np.arange(patch))[:, None], axis=2)
     return Cut(starts.tolist(), int(patch), np.where(copies, np.log(np.maximum(copies, 1)), _LOG_ZERO))
@@ -65,10 +65,7 @@ def subtract_position(k, position):
     """Keys `[B, H, W, heads, dim]` minus the position `[H, W, dim]` of their pixel, or None for no position term."""
     if position is None:
         return k
-    # One axis of channels, as in the projections that k comes from: the subtraction can join their product.
-    flat = (*k.shape[:3], k.shape[3] * k.shape[4])
-    each = jnp.broadcast_to(position[:, :, None], k.shape[1:]).reshape(flat[1:])
-    return add_to_each(k.reshape(flat), -each).reshape(k.shape)
+    return add_to_each(k, -jnp.broadcast_to(position[:, :, None], k.shape[1:]))
 
 
 def prepare(q, k, v, position):
