@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/python
 INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check
 TEST = $(RUN) -m pytest -n auto --dist worksteal
 
-.PHONY: quickstart test slow parity lint
+.PHONY: quickstart test slow parity tpu gpu lint
 
 quickstart: $(VENV)/.installed        ## train ACmix on scanned digits and look at what it learned
 	$(RUN) main.py --config=configs/digits.py --workdir=runs/digits
@@ -20,6 +20,12 @@ slow: $(VENV)/.installed-test         ## the tests that take minutes each
 
 parity: $(VENV)/.installed-parity     ## our plain networks and files against those of PyTorch
 	$(TEST) tests/parity/*.py
+
+tpu: $(VENV)/.installed-tpu           ## compile for TPUs, without one
+	$(TEST) tests/accelerators/compile_tpu.py
+
+gpu: $(VENV)/.installed-gpu           ## compile for an H100, without one; installs 5 GB
+	$(TEST) tests/accelerators/compile_gpu.py
 
 lint: $(VENV)/.installed-test         ## style and docstrings
 	$(RUN) -m ruff check .
@@ -36,4 +42,12 @@ $(VENV)/.installed-test: $(VENV)/.installed requirements/test.txt requirements/s
 
 $(VENV)/.installed-parity: $(VENV)/.installed-test requirements/torch.txt
 	$(INSTALL) -r requirements/torch.txt
+	touch $@
+
+$(VENV)/.installed-tpu: $(VENV)/.installed-test requirements/tpu.txt
+	$(INSTALL) -r requirements/tpu.txt
+	touch $@
+
+$(VENV)/.installed-gpu: $(VENV)/.installed-test requirements/gpu.txt
+	$(INSTALL) -r requirements/gpu.txt
 	touch $@

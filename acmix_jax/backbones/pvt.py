@@ -138,7 +138,7 @@ class PVT(nn.Module):
             position = self.param(f"{name}_position", normal_02, (1, tokens + grid * grid, width))
             if tokens:
                 token = self.param("class_token", normal_02, (1, 1, width)).astype(self.dtype)
-                x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, width)), x], axis=1)
+                x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, width)), x], axis=1)
             x += _interpolate(position, tokens, grid, rows, columns).astype(self.dtype)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
             for block, block_rate in enumerate(rates):

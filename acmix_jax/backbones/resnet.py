@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from acmix_jax.errors import UserError
 from acmix_jax.layers.norm import BatchNorm
 from acmix_jax.layers.weights import kaiming_fan_out
+from acmix_jax.ops.subsample import subsample
 from acmix_jax.ops.xla_cpu import dot_general, materialize
 
 
@@ -62,7 +63,7 @@ class Bottleneck(nn.Module):
         y = nn.relu(norm(name="norm2")(y))
         y = norm(name="norm3")(conv1x1(4 * self.width, name="conv3")(y))
         if x.shape != y.shape:
-            x = conv1x1(4 * self.width, name="shortcut_conv")(x[:, :: self.stride, :: self.stride])
+            x = conv1x1(4 * self.width, name="shortcut_conv")(subsample(x, self.stride))
             x = norm(name="shortcut_norm")(x)
         return materialize(nn.relu(x + y))
 

@@ -52,7 +52,7 @@ def compiled(f: Callable[..., Any], *arguments: Any) -> Program:
     start = time.perf_counter()
     program = jax.jit(f).lower(*arguments).compile()
     seconds = time.perf_counter() - start
-    return Program(lambda: program(*arguments), compile_s=seconds, peak_memory_mb=_peak(program))
+    return Program(lambda: program(*arguments), compile_s=seconds, peak_memory_mb=peak_memory_mb(program))
 
 
 def compiled_step(f: Callable[..., Any], state: Any, *arguments: Any) -> Program:
@@ -66,10 +66,11 @@ def compiled_step(f: Callable[..., Any], state: Any, *arguments: Any) -> Program
         state = program(state, *arguments)
         return state
 
-    return Program(run, compile_s=seconds, peak_memory_mb=_peak(program))
+    return Program(run, compile_s=seconds, peak_memory_mb=peak_memory_mb(program))
 
 
-def _peak(program):
+def peak_memory_mb(program: jax.stages.Compiled) -> float:
+    """Arguments, results and temporary arrays on one device, in MB of 2^20 bytes, as the compiler reports them."""
     memory = program.memory_analysis()
     total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     return (total - memory.alias_size_in_bytes) / 2**20

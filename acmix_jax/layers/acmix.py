@@ -61,7 +61,7 @@ class ACmix(SelfAttention):
             dtype=self.dtype,
         )  # fmt: skip
         nn.share_scope(self, convolution)  # its parameters are named fc and shift, without a level of their own
-        all_pieces = self.paths != "attention" and convolution.resolve_form(x.shape[-1]) != "dense"
+        all_pieces = self.paths != "attention" and convolution.needs_pieces(x.shape[-1])
 
         projected = self.project(x, tokens, all_pieces)  # Stage I
         parts, tokens = {}, None

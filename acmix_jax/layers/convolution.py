@@ -1,5 +1,6 @@
 """Stage II of ACmix, convolution: mix the pieces of Stage I into k^2 maps, shift these and sum (paper, section 4.3)."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -49,20 +50,38 @@ class ShiftConvolution(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, projected: Projected, beta: jax.Array | float) -> jax.Array:
         """From x `[B, H, W, C]` and its projections to `[B, ceil(H / stride), ceil(W / stride), features]`."""
-        form = self.resolve_form(x.shape[-1])
-        spacing = {"stride": self.stride, "dilation": self.dilation}
-        pieces, reduced = projected.pieces, projected.reduced_pieces
+        if self.kernel_size % 2 == 0:
+            raise UserError(f"kernel_size={self.kernel_size} has no centre pixel; use an odd number")
+        if self.form is not None:
+            check_choice("shift_form", self.form, shift.FORMS)
         folded = self.get_variable("folded", "kernel"), self.get_variable("folded", "bias_kernel")
         if folded[0] is not None and self.reduction == 1:
-            return shift.composed_convolution(x, *folded, **spacing)
+            return shift.composed_convolution(x, *folded, stride=self.stride, dilation=self.dilation)
         fc, fc_bias, kernel = self._parameters()
         kernel = beta * kernel  # scaling the map instead would cost a pass over it, and one over its gradient
+        return choice.by_backend(
+            partial(self._form_on, in_features=x.shape[-1]), self._aggregate, x, projected.pieces,
+            projected.reduced_pieces, (projected.kernel, projected.bias), (fc, fc_bias, kernel), folded,
+        )  # fmt: skip
+
+    def needs_pieces(self, in_features: int) -> bool:
+        """True if the form starts from the pieces of Stage I on any backend."""
+        return any(self._form_on(backend, in_features) != "dense" for backend in choice.LIMITS)
+
+    def _form_on(self, backend, in_features):
+        if self.has_variable("folded", "kernel"):
+            return "dense"
+        return self.form or choice.convolution_form(in_features, self.stride, backend)
+
+    def _aggregate(self, form, x, pieces, reduced, qkv, parameters, composed):
+        """The path in one form; no parameters are made here. `composed`: kernels from `fold`, or (None, None)."""
+        spacing = {"stride": self.stride, "dilation": self.dilation}
+        fc, fc_bias, kernel = parameters
         fine = sum(self.heads) if self.reduction == 1 else self.heads[0]  # number of pieces on the grid of x
-        composed = folded  # with a reduction, of q alone; k and v need fc and the kernel
-        if form == "dense" and folded[0] is None:  # composed in full precision
+        if form == "dense" and composed[0] is None:  # composed in full precision; with a reduction, of q alone
             dim = self.features // self.heads[-1]
-            qkv = projected.kernel[:, : fine * dim].reshape(-1, fine, dim)
-            composed = shift.compose(qkv, projected.bias[: fine * dim].reshape(fine, dim), fc[:fine], fc_bias, kernel)
+            qkv_kernel, qkv_bias = qkv[0][:, : fine * dim].reshape(-1, fine, dim), qkv[1][: fine * dim]
+            composed = shift.compose(qkv_kernel, qkv_bias.reshape(fine, dim), fc[:fine], fc_bias, kernel)
         fc, fc_bias, kernel = (p if p is None else p.astype(self.dtype) for p in (fc, fc_bias, kernel))
         if self.reduction > 1 and form in shift.TAP_FORMS:  # all pieces meet in the taps
             taps = shift.mix_pieces(pieces, fc[:fine], fc_bias)
@@ -77,14 +96,6 @@ class ShiftConvolution(nn.Module):
         return convolved + shift.repeated_shift_convolution(
             reduced, fc[fine:], kernel, factor=self.reduction, size=x.shape[1:3], **spacing
         )
-
-    def resolve_form(self, in_features: int) -> str:
-        """The form that is computed for a map with so many channels; kernels that were folded are dense."""
-        if self.kernel_size % 2 == 0:
-            raise UserError(f"kernel_size={self.kernel_size} has no centre pixel; use an odd number")
-        form = self.form or choice.convolution_form(in_features)
-        check_choice("shift_form", form, shift.FORMS)
-        return "dense" if self.has_variable("folded", "kernel") else form
 
     def _parameters(self):
         """Fc `[3N, k^2]`, its bias `[k^2]` or None, and the shift kernel `[k, k, k^2, features]`."""

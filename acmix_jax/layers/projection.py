@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from acmix_jax.layers.weights import Initializer, Weights, torch_bias, torch_default
+from acmix_jax.ops.subsample import subsample
 from acmix_jax.ops.xla_cpu import add_to_each, linear
 
 
@@ -66,7 +67,7 @@ class Projection(nn.Module):
             q, k, v = self._split(pieces)
         else:
             kv_map = self._reduce(x) if self.reduction > 1 else x
-            q = self._project(x[:, ::q_stride, ::q_stride], kernel[:, :q_width], bias[:q_width])
+            q = self._project(subsample(x, q_stride), kernel[:, :q_width], bias[:q_width])
             joined = self._project(kv_map, kernel[:, q_width:], bias[q_width:])
             k, v = jnp.split(joined, [self.heads[1]], axis=-2)
             pieces, reduced = (q, joined) if self.reduction > 1 else (None, None)

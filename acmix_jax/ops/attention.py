@@ -1,12 +1,10 @@
 """Softmax attention: the products that all kinds share, and the whole of it between two sets of tokens (Swin, PVT)."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from acmix_jax.ops.xla_cpu import add_to_each, cpu_gradient
+from acmix_jax.ops.xla_cpu import Multilinear, add_to_each
 
 
 def softmax_attention(
@@ -37,34 +35,30 @@ def scale(q: jax.Array) -> jax.Array:
     return q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _dot(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
+def _einsum(a, b, subscripts):
+    return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
+
+
+def _gradient_of_a(gradient, b, subscripts):
+    (of_a, of_b), of_result = subscripts.partition("->")[0].split(","), subscripts.partition("->")[2]
+    return jnp.einsum(f"{of_result},{of_b}->{of_a}", gradient.astype(b.dtype), b)
+
+
+def _gradient_of_b(gradient, a, subscripts):
+    (of_a, of_b), of_result = subscripts.partition("->")[0].split(","), subscripts.partition("->")[2]
+    return jnp.einsum(f"{of_result},{of_a}->{of_b}", gradient.astype(a.dtype), a)
+
+
+_dot = Multilinear(_einsum, _gradient_of_a, _gradient_of_b)
+
+
+def dot(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
     """Einsum of two arrays of one float type, accumulated and returned in float32 or wider.
 
     The products of the gradient take the type of the operands. JAX's own would be float32 products, which bfloat16
     units cannot compute.
     """
-    return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
-
-
-@_dot.defjvp
-def _dot_jvp(subscripts, primals, tangents):
-    (a, b), (da, db) = primals, tangents
-    out = _dot(subscripts, a, b)
-    # Products of the operands' own type. The gradient transposes them, so its products are of that type, too.
-    return out, (jnp.einsum(subscripts, da, b) + jnp.einsum(subscripts, a, db)).astype(out.dtype)
-
-
-def _dot_backward(subscripts, operands, gradient):
-    (a, b), gradient = operands, gradient.astype(operands[0].dtype)
-    (of_a, of_b), of_result = subscripts.partition("->")[0].split(","), subscripts.partition("->")[2]
-    return (
-        jnp.einsum(f"{of_result},{of_b}->{of_a}", gradient, b),
-        jnp.einsum(f"{of_result},{of_a}->{of_b}", gradient, a),
-    )
-
-
-dot = cpu_gradient(_dot_backward, nondiff_argnums=(0,))(_dot)  # the same products, with operands in another order
+    return _dot(a, b, subscripts=subscripts)
 
 
 def attend(logits: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:

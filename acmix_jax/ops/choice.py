@@ -1,46 +1,74 @@
-"""Default form of each path by backend. All forms of a path compute the same; they differ in time and memory."""
+"""Default form of each path by backend. All forms of a path compute the same; they differ in time and memory.
+
+A program gets the form of the backend that it is lowered for (`by_backend`), whatever the default backend of the
+process: a TPU's program can be compiled, or exported, on a machine without one.
+"""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
-import jax
+from jax import lax
 
 
 class Limits(NamedTuple):
     """Largest size at which the form named first is the default."""
 
-    tiled_queries: int  # attention: tiled up to this many queries in a map, recomputed beyond
+    tiled_queries: float  # attention: tiled up to this many queries in a map, recomputed beyond
     dense_features: float  # convolution: dense up to this many input features, multiply_shift beyond
 
 
-_MEASURED_ON_CPU = Limits(tiled_queries=512, dense_features=128)  # docs/performance.md
-# A guess: nobody has timed either path there. Recomputed attention saves memory on any backend, but it loops over the
-# rows of tiles one by one, so the limit is the CPU's; a dense convolution suits matrix units at any number of features.
-_GUESS = _MEASURED_ON_CPU._replace(dense_features=math.inf)
+_NONE = Limits(tiled_queries=math.inf, dense_features=math.inf)
 
-LIMITS = {"cpu": _MEASURED_ON_CPU, "gpu": _GUESS, "tpu": _GUESS}
+LIMITS = {
+    "cpu": Limits(tiled_queries=512, dense_features=128),  # measured, docs/performance.md
+    "gpu": _NONE,  # by the compiler's numbers, docs/accelerators.md; nobody has timed either path there
+    "tpu": _NONE,
+}
+_PLATFORMS = {"cpu": ("cpu",), "gpu": ("cuda", "rocm"), "tpu": ("tpu",)}  # as JAX's lowering names them
 
 
-def attention_form(height: int, width: int, backend: str | None = None) -> str:
+def attention_form(height: int, width: int, backend: str) -> str:
     """Default form of `neighborhood_attention` for a map of `height` x `width` queries.
 
     Args:
-      backend: "cpu", "gpu" or "tpu", as `jax.default_backend()` returns it; None for that one.
+      backend: "cpu", "gpu" or "tpu", as `jax.default_backend()` returns it.
     """
     return "tiled" if height * width <= _limits(backend).tiled_queries else "recomputed"
 
 
-def convolution_form(in_features: int, backend: str | None = None) -> str:
+def convolution_form(in_features: int, stride: int, backend: str) -> str:
     """Default form of the convolution path for an input of `in_features` channels.
 
-    Per output pixel, dense costs k^2 multiply-adds for each pair of input and output feature; the cost of
-    multiply_shift does not depend on `in_features`.
+    Per output pixel, dense costs k^2 multiply-adds for each pair of input and output feature. The cost of
+    multiply_shift does not depend on `in_features`, but it needs the queries of pixels that a stride skips.
 
     Args:
-      backend: "cpu", "gpu" or "tpu", as `jax.default_backend()` returns it; None for that one.
+      backend: "cpu", "gpu" or "tpu", as `jax.default_backend()` returns it.
     """
-    return "dense" if in_features <= _limits(backend).dense_features else "multiply_shift"
+    return "dense" if stride > 1 or in_features <= _limits(backend).dense_features else "multiply_shift"
+
+
+def by_backend(choose: Callable[[str], Any], compute: Callable[..., Any], *operands: Any) -> Any:
+    """Computes `compute(choose(backend), *operands)` for the backend that the program is lowered for.
+
+    Args:
+      choose: "cpu", "gpu" or "tpu" to a choice.
+      compute: a function of the choice and the operands (trees of arrays); its result has one shape for all choices.
+    """
+    choices = {backend: choose(backend) for backend in _PLATFORMS}
+    default = choices["tpu"]  # for platforms that JAX may have beside these
+    others = {
+        platform: partial(compute, choice)
+        for backend, choice in choices.items()
+        for platform in _PLATFORMS[backend]
+        if choice != default
+    }
+    if not others:
+        return compute(default, *operands)
+    return lax.platform_dependent(*operands, default=partial(compute, default), **others)
 
 
 def _limits(backend):
-    return LIMITS.get(backend or jax.default_backend(), _GUESS)
+    return LIMITS.get(backend, _NONE)

@@ -1,58 +1,87 @@
 """Workarounds for slow patterns of XLA's CPU backend.
 
-On other backends each function is its plain expression, which JAX differentiates in every mode. On CPUs the gradients
-are written by hand (`jax.custom_vjp`), which rules out forward mode (`jax.jvp`). The backend is the default of the
-process at the time of tracing.
+Each is an operation that is linear in each of its arrays (`Multilinear`), so that the products and sums of its gradient
+can be chosen by hand, and forward mode and higher derivatives still work. What differs by backend differs in the
+program that is lowered for it, whatever the default backend of the process; off the CPU that is the plain expression.
 """
 
-import functools
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 
-def _on_cpu():
-    return jax.default_backend() == "cpu"
+class Multilinear:
+    """An operation that is linear in each of its arrays, with transposes chosen by hand.
 
-
-def cpu_gradient(backward: Callable, nondiff_argnums: tuple[int, ...] = ()) -> Callable:
-    """Decorator that replaces JAX's gradient of a function by `backward` on CPUs.
-
-    Args:
-      backward: called with the arguments at `nondiff_argnums`, the tuple of all other arguments, and the gradient of
-        the result; returns the gradients of the other arguments.
-      nondiff_argnums: positions of the arguments that are not arrays.
+    A call takes the arrays, and parameters as keywords; the parameters are no arrays and hashable.
     """
 
-    def decorate(function):
-        with_gradient = jax.custom_vjp(function, nondiff_argnums=nondiff_argnums)
+    def __init__(self, expression: Callable, *transposes: Callable, cpu: Callable | None = None):
+        """Defines the operation.
 
-        def forward(*arguments):  # differentiable by itself, for second derivatives
-            return with_gradient(*arguments), tuple(x for i, x in enumerate(arguments) if i not in nondiff_argnums)
+        Args:
+          expression: (arrays, parameters) -> array.
+          *transposes: one for each array: (gradient of the result, other arrays, parameters) -> its gradient.
+          cpu: the same as `expression`, in the form to lower for CPUs; None for `expression`.
+        """
+        self.expression, self.transposes, self.cpu = expression, transposes, cpu or expression
 
-        with_gradient.defvjp(forward, backward)
-
-        @functools.wraps(function)
-        def by_backend(*arguments):
-            return with_gradient(*arguments) if _on_cpu() else function(*arguments)
-
-        return by_backend
-
-    return decorate
+    def __call__(self, *arrays: Any, **parameters: Any) -> Any:
+        jaxpr = jax.make_jaxpr(partial(self.expression, **parameters))(*arrays)
+        return _multilinear.bind(*arrays, jaxpr=jaxpr, operation=self, parameters=tuple(parameters.items()))
 
 
-@cpu_gradient(lambda _, gradient: (materialize(gradient),))
-def materialize(x: jax.Array) -> jax.Array:
-    """Returns x `[...]`; on CPUs it and its gradient are written to memory once.
+_multilinear = Primitive("multilinear")  # `jaxpr` is that of the expression, for the type, and for readers of programs
 
-    On CPUs, XLA recomputes a chain of element-wise operations in each loop that reads its result. In a residual network
-    the chain is the sum of all blocks so far, and in the backward pass of all blocks after. XLA removes barriers
-    (`lax.optimization_barrier`) before it fuses loops. It cannot look through a loop, even one that never runs.
-    """
-    if not _on_cpu():
-        return x
+
+def _expression(*arrays, jaxpr, operation, parameters):
+    return operation.expression(*arrays, **dict(parameters))
+
+
+def _on_cpu(*arrays, jaxpr, operation, parameters):
+    return operation.cpu(*arrays, **dict(parameters))
+
+
+def _jvp(primals, tangents, **of_call):
+    terms = [
+        _multilinear.bind(*primals[:i], tangent, *primals[i + 1 :], **of_call)
+        for i, tangent in enumerate(tangents)
+        if type(tangent) is not ad.Zero
+    ]
+    return _multilinear.bind(*primals, **of_call), sum(terms[1:], terms[0])
+
+
+def _transpose(gradient, *arrays, jaxpr, operation, parameters):
+    (linear,) = (i for i, array in enumerate(arrays) if ad.is_undefined_primal(array))
+    others = arrays[:linear] + arrays[linear + 1 :]
+    result: list[Any] = [None] * len(arrays)
+    if type(gradient) is ad.Zero:
+        result[linear] = ad.Zero(arrays[linear].aval)
+    else:
+        result[linear] = operation.transposes[linear](gradient, *others, **dict(parameters))
+    return result
+
+
+def _batch(arrays, axes, **of_call):  # under vmap, the plain expression on every backend
+    return jax.vmap(partial(_expression, **of_call), axes)(*arrays), 0
+
+
+_multilinear.def_impl(_expression)
+_multilinear.def_abstract_eval(lambda *_, jaxpr, **__: jaxpr.out_avals[0])
+mlir.register_lowering(_multilinear, mlir.lower_fun(_expression, multiple_results=False))
+mlir.register_lowering(_multilinear, mlir.lower_fun(_on_cpu, multiple_results=False), platform="cpu")
+ad.primitive_jvps[_multilinear] = _jvp
+ad.primitive_transposes[_multilinear] = _transpose
+batching.primitive_batchers[_multilinear] = _batch
+
+
+def _through_a_loop(x):
     first = (0,) * x.ndim
     return lax.while_loop(
         lambda carry: jnp.isnan(carry[1][first]) & (carry[0] < 0),
@@ -61,43 +90,69 @@ def materialize(x: jax.Array) -> jax.Array:
     )[1]
 
 
-def _add_to_each_backward(arguments, gradient):
-    _, shared = arguments
-    wide = jnp.promote_types(gradient.dtype, jnp.float32)
-    ones = jnp.ones(gradient.shape[0], gradient.dtype)
-    gradients = gradient.reshape(gradient.shape[0], -1)
-    total = jnp.einsum("n,nx->x", ones, gradients, precision="highest", preferred_element_type=wide)
-    return gradient, total.reshape(shared.shape).astype(shared.dtype)
+_materialize = Multilinear(lambda x: x, lambda gradient: materialize(gradient), cpu=_through_a_loop)
 
 
-@cpu_gradient(_add_to_each_backward)
+def materialize(x: jax.Array) -> jax.Array:
+    """Returns x `[...]`; on CPUs it and its gradient are written to memory once.
+
+    On CPUs, XLA recomputes a chain of element-wise operations in each loop that reads its result. In a residual network
+    the chain is the sum of all blocks so far, and in the backward pass of all blocks after. XLA removes barriers
+    (`lax.optimization_barrier`) before it fuses loops. It cannot look through a loop, even one that never runs.
+    """
+    return _materialize(x)
+
+
 def add_to_each(x: jax.Array, shared: jax.Array) -> jax.Array:
     """Adds `shared` `[...]` to each entry of x `[N, ...]`, in the type of x.
 
     The gradient of `shared` is a sum over the first axis. As a product with ones, it takes a fraction of the time of
-    XLA's sum (docs/notes/xla_cpu.md).
+    XLA's sum on CPUs (docs/notes/xla_cpu.md).
     """
-    return x + shared.astype(x.dtype)
+    return x + _repeat(shared, count=x.shape[0], dtype=x.dtype, from_dtype=shared.dtype)
 
 
-def _linear_backward(arguments, gradient):
-    x, kernel = arguments
+_repeat = Multilinear(
+    lambda x, count, dtype, from_dtype: jnp.broadcast_to(x.astype(dtype), (count, *x.shape)),
+    lambda gradient, count, dtype, from_dtype: _total(gradient, count=count, dtype=from_dtype, from_dtype=dtype),
+)
+
+
+def _sum(x, count, dtype, from_dtype):
+    return x.sum(axis=0, dtype=jnp.promote_types(from_dtype, jnp.float32)).astype(dtype)
+
+
+def _sum_as_product(x, count, dtype, from_dtype):
+    wide = jnp.promote_types(from_dtype, jnp.float32)
+    ones = jnp.ones(count, from_dtype)
+    total = jnp.einsum("n,nx->x", ones, x.reshape(count, -1), precision="highest", preferred_element_type=wide)
+    return total.reshape(x.shape[1:]).astype(dtype)
+
+
+_total = Multilinear(
+    _sum,
+    lambda gradient, count, dtype, from_dtype: _repeat(gradient, count=count, dtype=from_dtype, from_dtype=dtype),
+    cpu=_sum_as_product,
+)
+
+
+linear = Multilinear(
+    lambda x, kernel: x @ kernel,
+    lambda gradient, kernel: gradient @ kernel.T,
+    lambda gradient, x: _kernel_gradient(gradient, x),
+)
+"""`x @ kernel` for `[..., C_in]` and `[C_in, C_out]`.
+
+The gradient of the kernel is a sum over pixels, for which XLA on CPUs transposes the left operand of its matrix
+product. JAX puts the gradient of the output there; here it is the narrower of the two (docs/notes/xla_cpu.md).
+"""
+
+
+def _kernel_gradient(gradient, x):
     pixels, outputs = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
     if x.shape[-1] <= gradient.shape[-1]:
-        dkernel = jnp.einsum("pc,pd->cd", pixels, outputs)
-    else:
-        dkernel = jnp.einsum("pd,pc->dc", outputs, pixels).T
-    return gradient @ kernel.T, dkernel
-
-
-@cpu_gradient(_linear_backward)
-def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`x @ kernel` for `[..., C_in]` and `[C_in, C_out]`.
-
-    The gradient of the kernel is a sum over pixels, for which XLA transposes the left operand of its matrix product.
-    JAX puts the gradient of the output there; here it is the narrower of the two (docs/notes/xla_cpu.md).
-    """
-    return x @ kernel
+        return jnp.einsum("pc,pd->cd", pixels, outputs)
+    return jnp.einsum("pd,pc->dc", outputs, pixels).T
 
 
 def dot_general(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
@@ -105,12 +160,9 @@ def dot_general(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
     return linear(x, kernel)
 
 
-def _matmul_backward(arguments, gradient):
-    kernel, pixels = arguments
-    return jnp.einsum("dmp,dkp->dmk", gradient, pixels), jnp.einsum("dmk,dmp->dkp", kernel, gradient)
-
-
-@cpu_gradient(_matmul_backward)
-def batched_matmul(kernel: jax.Array, pixels: jax.Array) -> jax.Array:
-    """`[dim, m, k] @ [dim, k, pixels]`; the gradient never transposes the large operand, as JAX's own would."""
-    return kernel @ pixels
+batched_matmul = Multilinear(
+    lambda kernel, pixels: kernel @ pixels,
+    lambda gradient, pixels: jnp.einsum("dmp,dkp->dmk", gradient, pixels),
+    lambda gradient, kernel: jnp.einsum("dmk,dmp->dkp", kernel, gradient),
+)
+"""`[dim, m, k] @ [dim, k, pixels]`; the gradient never transposes the large operand, as JAX's own would."""

@@ -41,15 +41,19 @@ class Setup:
     step: Callable
 
 
-def set_up(config: Any, devices: Sequence[jax.Device] | None = None) -> Setup:
+def set_up(config: Any, devices: Sequence[jax.Device] | None = None, source: Any = None) -> Setup:
     """Builds everything from the config; compiles nothing and writes nothing.
+
+    Args:
+      devices: default: all. They need not be here, see benchmark/devices.py.
+      source: the training examples; default: those of `config.data`.
 
     Raises:
       UserError: a setting is wrong.
     """
     check_config(config)
     mesh = sharding.make_mesh(config.batch_size, config.fsdp, devices)
-    source = pipeline.open_source(config.data, "train")
+    source = pipeline.open_source(config.data, "train") if source is None else source
     task = create_task(config)
     task.check_source(source)
     example = pipeline.example_batch(source, config.data, task.change)

@@ -28,7 +28,7 @@ def build_step(
       train_step: (state, batch) -> (state, metrics); donates the old state.
     """
     init = partial(create_state, task, optimizer, example, averages=config.ema > 0)
-    shapes = jax.eval_shape(init, jax.random.key(0))
+    shapes = jax.eval_shape(lambda: init(jax.random.key(0)))  # no key outside the trace: the mesh may be unable to run
     layout = sharding.split_large(shapes, mesh)
     step = make_train_step(task, optimizer, schedule, config.seed, config.accumulate, config.ema)
     step = jax.jit(step, out_shardings=(layout, sharding.replicated(mesh)), donate_argnums=0)

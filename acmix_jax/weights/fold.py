@@ -29,7 +29,7 @@ def fold(variables: Variables, largest_composed: int | None = None) -> Variables
     Args:
       variables: {"params": ..., "batch_stats": ...}.
       largest_composed: convolution paths of layers with up to so many input features become one convolution; None
-        for those where that is the fastest form on the backend in use (128 on a CPU, see ops/choice.py).
+        for those where that is the fastest form on this process's backend (128 on a CPU, see ops/choice.py).
 
     Returns:
       {"params": ..., "batch_stats": ..., "folded": ...} as NumPy arrays: "folded" replaces the removed entries.
@@ -81,7 +81,7 @@ def _fold_acmix(flat, path, scale, largest_composed):
         raise UserError("a network with acmix.shared_shift=True cannot be folded; use it as it is")
     _multiply(flat, (*params, "shift"), flat.pop((*params, "beta"), 1.0) * scale)
     if largest_composed is None:
-        is_narrow = choice.convolution_form(len(qkv)) == "dense"
+        is_narrow = choice.convolution_form(len(qkv), stride=1, backend=jax.default_backend()) == "dense"
     else:
         is_narrow = len(qkv) <= largest_composed
     if not is_narrow:

@@ -1,6 +1,8 @@
 import jax
+import numpy as np
 import pytest
 
+from acmix_jax.data.arrays import ArraySource
 from acmix_jax.errors import UserError
 from acmix_jax.training.setup import set_up
 
@@ -11,6 +13,13 @@ def test_a_setup_has_the_length_and_the_shapes_of_the_run(config):
     assert run.example["image"].shape == (1, 8, 8, 1)
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(run.shapes))
     assert run.shapes.params["head"]["bias"].shape == (10,)
+
+
+def test_a_run_is_set_up_with_other_examples(config):
+    images = ArraySource(np.zeros((128, 9, 9, 3), np.uint8), np.arange(128) % 10)
+    run = set_up(config, jax.devices()[:1], images)
+    assert run.total_steps == 1
+    assert run.example["image"].shape == (1, 9, 9, 3)
 
 
 def test_more_classes_than_the_model_has_are_refused(config):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from acmix_jax.errors import UserError, check_choice
-from acmix_jax.ops.choice import attention_form
+from acmix_jax.ops.choice import attention_form, by_backend
 from acmix_jax.ops.neighborhood.kernel import kernel_attention
 from acmix_jax.ops.neighborhood.recomputed import recomputed_attention
 from acmix_jax.ops.neighborhood.reference import reference_attention, window_indices
@@ -65,9 +65,14 @@ def neighborhood_attention(
     """
     if window_size % 2 == 0:
         raise UserError(f"window_size={window_size} has no centre pixel; use an odd number")
-    form = form or attention_form(*q.shape[1:3])
-    check_choice("form of the attention", form, FORMS)
-    return FORMS[form](q, k, v, position, window_size, stride, dilation)
+    if form is not None:
+        check_choice("form of the attention", form, FORMS)
+    height, width = q.shape[1:3]
+
+    def attend(form, q, k, v, position):
+        return FORMS[form](q, k, v, position, window_size, stride, dilation)
+
+    return by_backend(lambda backend: form or attention_form(height, width, backend), attend, q, k, v, position)
 
 
 def position_map(height: int, width: int, dtype=jnp.float32) -> jax.Array:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from acmix_jax.ops.xla_cpu import batched_matmul, cpu_gradient, materialize
+from acmix_jax.ops.xla_cpu import Multilinear, batched_matmul, materialize
 
 
 def multiply_and_shift(
@@ -31,7 +31,7 @@ def multiply_and_shift(
         if offsets:
             shifts = np.array([i * kernel_size + j for i, j in offsets])
             products = _products(remainder, fc, fc_bias, banks[shifts])
-            out += _move_and_sum(products, tuple(offsets.values()), size, products.shape[4:])
+            out += _move_and_sum(products, offsets=tuple(offsets.values()), size=size, from_size=products.shape[4:])
     return materialize(out).transpose(2, 3, 4, 0, 1).reshape(*out.shape[2:], -1)
 
 
@@ -126,13 +126,17 @@ def _move(x, offset, size):
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * (x.ndim - 2) + padding)
 
 
-def _move_and_sum_backward(offsets, size, from_size, _, gradient):
-    """Moves the gradient back by each offset. JAX's own gradient is as many arrays of the size of all products."""
-    gradient = materialize(gradient)
-    return (jnp.stack([_move(gradient, (-y, -x), from_size) for y, x in offsets], axis=1),)
-
-
-@cpu_gradient(_move_and_sum_backward, nondiff_argnums=(1, 2, 3))
-def _move_and_sum(products, offsets, size, from_size):
-    """Sums `[dim, shift, N, B, *from_size]` over the shifts, each at its offset in a map of `size`."""
+def _sum_moved(products, offsets, size, from_size):
     return sum(_move(products[:, t], offset, size) for t, offset in enumerate(offsets))
+
+
+def _move_back(gradient, offsets, size, from_size):
+    gradient = materialize(gradient)
+    return jnp.stack([_move(gradient, (-y, -x), from_size) for y, x in offsets], axis=1)
+
+
+_move_and_sum = Multilinear(_sum_moved, _move_back)
+"""Sums `[dim, shift, N, B, *from_size]` over the shifts, each at its offset in a map of `size`.
+
+The gradient is moved back by each offset. JAX's own gradient is as many arrays of the size of all products.
+"""
