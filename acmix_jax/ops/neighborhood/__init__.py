@@ -5,9 +5,11 @@ Conventions of this package. Maps are NHWC with separate heads, `[B, H, W, heads
 is input row `stride * i + dilation * (t - window_size // 2)`. Rows outside the map are reflected (no edge repeat), as
 often as needed: a map smaller than the window is seen several times over, and a 1 x 1 map fills the window by itself.
 
-Three forms are equal in value and gradient. "reference" is the definition. "tiled" computes matrix products of tiles of
+The forms are equal in value and gradient. "reference" is the definition. "tiled" computes matrix products of tiles of
 queries with patches of keys. "recomputed" is flash-style: smaller tiles, one row of them after the other, whose weights
-are rematerialised in the backward pass; it has no forward-mode derivative (`jax.jvp`). `ops/choice.py` picks one.
+are rematerialised in the backward pass. "kernel" is flash-style, too, as a fused Pallas kernel on NVIDIA GPUs;
+elsewhere it is "tiled". The last two have no forward-mode derivative (`jax.jvp`). `ops/choice.py` picks "tiled" or
+"recomputed".
 """
 
 import jax
@@ -15,13 +17,19 @@ import jax.numpy as jnp
 
 from acmix_jax.errors import UserError, check_choice
 from acmix_jax.ops.choice import attention_form, by_backend
+from acmix_jax.ops.neighborhood.kernel import kernel_attention
 from acmix_jax.ops.neighborhood.recomputed import recomputed_attention
 from acmix_jax.ops.neighborhood.reference import reference_attention, window_indices
 from acmix_jax.ops.neighborhood.tiled import tiled_attention
 
 __all__ = ["FORMS", "neighborhood_attention", "position_map", "window_indices"]
 
-FORMS = {"reference": reference_attention, "tiled": tiled_attention, "recomputed": recomputed_attention}
+FORMS = {
+    "reference": reference_attention,
+    "tiled": tiled_attention,
+    "recomputed": recomputed_attention,
+    "kernel": kernel_attention,
+}
 
 
 def neighborhood_attention(
@@ -47,7 +55,7 @@ def neighborhood_attention(
       window_size: odd; a window has `window_size ** 2` taps.
       stride: distance between queries.
       dilation: distance between the taps of a window.
-      form: "reference", "tiled" or "recomputed"; None for the default of `choice.attention_form`.
+      form: "reference", "tiled", "recomputed" or "kernel"; None for the default of `choice.attention_form`.
 
     Returns:
       The shape of q, in the type of v. The softmax runs in float32 or wider.

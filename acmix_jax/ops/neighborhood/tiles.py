@@ -29,17 +29,28 @@ class Cut(NamedTuple):
 
 def cut_map(size, window_size, stride, dilation, largest):
     """Cuts both axes of a map of keys of `size` (height, width) into tiles of at most `largest` (y, x) queries."""
-    return tuple(_cut_axis(n, window_size, stride, dilation, most) for n, most in zip(size, largest, strict=True))
+    cuts = []
+    for length, most in zip(size, largest, strict=True):
+        copies = count_copies(length, window_size, stride, dilation)
+        tiles = -(-copies.shape[0] // most)
+        cuts.append(cut_axis(copies, -(-copies.shape[0] // tiles)))
+    return tuple(cuts)
 
 
-def _cut_axis(size, window_size, stride, dilation, largest):
-    windows = window_indices(size, window_size, stride, dilation)
-    tiles = -(-len(windows) // largest)
-    tile = -(-len(windows) // tiles)
-    windows = windows[np.minimum(np.arange(tiles * tile), len(windows) - 1)].reshape(tiles, tile, window_size)
-    patch = 1 + (windows.max((1, 2)) - windows.min((1, 2))).max()
-    starts = np.minimum(windows.min((1, 2)), size - patch)
-    copies = (windows[..., None] == (starts[:, None] + np.arange(patch))[:, None, None]).sum(2)
+def count_copies(size, window_size, stride, dilation):
+    """How often the window of each query holds each key of an axis, int `[ceil(size / stride), size]`."""
+    return (window_indices(size, window_size, stride, dilation)[..., None] == np.arange(size)).sum(1)
+
+
+def cut_axis(copies, tile):
+    """Cuts the queries of `copies` `[queries, keys]` into tiles of `tile`; the last query fills up the last tile."""
+    queries, keys = copies.shape
+    copies = copies[np.minimum(np.arange(-(-queries // tile) * tile), queries - 1)].reshape(-1, tile, keys)
+    held = copies.any(1)
+    first, last = held.argmax(1), np.where(held.any(1), keys - 1 - held[:, ::-1].argmax(1), 0)
+    patch = 1 + (last - first).max()
+    starts = np.minimum(first, keys - patch)
+    copies = np.take_along_axis(copies, (starts[:, None] + np.arange(patch))[:, None], axis=2)
     return Cut(starts.tolist(), int(patch), np.where(copies, np.log(np.maximum(copies, 1)), _LOG_ZERO))
 
 
@@ -50,10 +61,16 @@ def log_copies(rows, columns, dtype):
     return jnp.asarray(both.reshape(*both.shape[:2], y.shape[1] * x.shape[1], -1), dtype)
 
 
+def subtract_position(k, position):
+    """Keys `[B, H, W, heads, dim]` minus the position `[H, W, dim]` of their pixel, or None for no position term."""
+    if position is None:
+        return k
+    return add_to_each(k, -jnp.broadcast_to(position[:, :, None], k.shape[1:]))
+
+
 def prepare(q, k, v, position):
     """Scales q, subtracts the position from k, and puts the heads of k and v first, `[B, heads, H, W, dim]`."""
-    if position is not None:
-        k = add_to_each(k, -jnp.broadcast_to(position[:, :, None], k.shape[1:]))
+    k = subtract_position(k, position)
     return scale(q), k.transpose(0, 3, 1, 2, 4), v.transpose(0, 3, 1, 2, 4)
 
 
