@@ -1,5 +1,7 @@
 """Softmax attention: the products that all kinds share, and the whole of it between two sets of tokens (Swin, PVT)."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -69,7 +71,19 @@ def attend(logits: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     largest = lax.stop_gradient(logits.max(axis=-1, keepdims=True))
     # The division comes after the product, where the array is smaller; the shift by the maximum cancels.
-    weights = jnp.exp(logits - largest).astype(values.dtype)
+    weights = _exp(logits - largest, values.dtype)
     total = weights.sum(axis=-1, keepdims=True, dtype=logits.dtype)
     out = dot("...qk,...kd->...qd", weights, values)
     return (out / total).astype(values.dtype), largest + jnp.log(total)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _exp(x, dtype):
+    """Exponential in another type. The gradient keeps the result in that type alone, as the product with v does."""
+    return jnp.exp(x).astype(dtype)
+
+
+@_exp.defjvp
+def _exp_jvp(dtype, primals, tangents):
+    out = _exp(*primals, dtype)
+    return out, out * tangents[0].astype(dtype)
