@@ -1,0 +1,79 @@
+"""Neighborhood attention as fused Pallas kernels for TPUs: no logit and no weight reaches the main memory.
+
+A program works on a strip of rows of eight images, tile by tile of queries (`tpu_tiles.py`). The position term was
+subtracted from k before. Reflection costs nothing: a key seen n times gets log2(n) on its logit (see `tiles.py`).
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from acmix_jax.ops.neighborhood import tpu_tiles as tiles
+from acmix_jax.ops.neighborhood.tpu_kernel_backward import backward
+from acmix_jax.ops.neighborhood.tpu_plan import IMAGES, LANES, MOST_MEMORY, lane_groups
+
+__all__ = ["backward", "forward", "unsupported"]
+
+
+def unsupported(q, k, window_size, stride, dilation):
+    """The reason why the kernels cannot take arrays (or `ShapeDtypeStruct`s) like q and k; None if they can."""
+    heads, dim = q.shape[3:]
+    if q.dtype != k.dtype or q.dtype not in (jnp.bfloat16, jnp.float32):
+        return f"the TPU kernel takes bfloat16 or float32, not {q.dtype} and {k.dtype}"
+    if not lane_groups(heads, dim):
+        return f"{heads} heads of {dim} channels do not fill groups of {LANES} lanes"
+    if 0 in q.shape:
+        return "the array is empty"
+    needed = tiles.make_plan(q, k, window_size, stride, dilation).bytes(q.dtype.itemsize)
+    if needed > MOST_MEMORY:
+        return f"a row of tiles of {k.shape[2]} columns needs {needed >> 20} MiB of vector memory"
+    return None
+
+
+def forward(q, k, v, window_size, stride, dilation, interpret=False):
+    """Neighborhood attention, and the log2 of the sum of each query's weights, `[groups, strips, ...]`."""
+    plan = tiles.make_plan(q, k, window_size, stride, dilation)
+    specs = tiles.Specs(plan)
+    out, log_sum = pl.pallas_call(
+        partial(_forward_kernel, plan=plan),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=2,
+            grid=(plan.groups, pl.cdiv(len(q), IMAGES), len(plan.strips)),
+            in_specs=[specs.queries, specs.keys, specs.keys, *specs.copies],
+            out_specs=[specs.queries, specs.log_sum],
+            scratch_shapes=[pltpu.VMEM((plan.block[0], plan.block[1] * IMAGES, plan.channels), jnp.float32)],
+        ),
+        out_shape=[jax.eval_shape(tiles.to_pixels, jax.ShapeDtypeStruct(q.shape, v.dtype)), specs.log_sums(len(q))],
+        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=MOST_MEMORY),
+        interpret=interpret,
+    )(plan.strips, plan.places, *map(tiles.to_pixels, (q, k, v)), plan.row_copies, plan.column_copies)
+    return tiles.from_pixels(out, q.shape), log_sum
+
+
+def _forward_kernel(_, places_ref, q_ref, k_ref, v_ref, rows_ref, columns_ref, out_ref, log_sum_ref, sums_ref, *, plan):
+    tiles.clear_beyond(plan, k_ref, v_ref)
+    strip = pl.program_id(2)
+
+    def work(tile, place, images):
+        # Step by step for all images: the products of one run beside the softmax of another, on a matrix unit each.
+        copies = tiles.log_copies(rows_ref, columns_ref, place, plan)
+        queries = tiles.load_queries(q_ref, strip, place, images, plan)
+        keys, values = (tiles.load_keys(ref, place, images, plan) for ref in (k_ref, v_ref))
+        queries = [tiles.by_head(x * (plan.dim**-0.5 * tiles.LOG2_E), plan, q_ref.dtype) for x in queries]
+        logits = [tiles.product(x, y, (1, 1)) + copies for x, y in zip(keys, queries, strict=True)]
+        largest = [x.max(axis=0, keepdims=True) for x in logits]
+        weights = [jnp.exp2(x - y) for x, y in zip(logits, largest, strict=True)]
+        totals = [x.sum(axis=0, keepdims=True) for x in weights]
+        out = [
+            tiles.product(x, y.astype(x.dtype), (0, 0)) * (1 / total)  # [channels, lanes]
+            for x, y, total in zip(values, weights, totals, strict=True)
+        ]
+        for image, x, y, total in zip(images, out, largest, totals, strict=True):
+            tiles.at(sums_ref, *place[:2], plan.tile, image)[...] = tiles.from_heads(x, plan)
+            log_sum_ref[0, 0, 0, image, tile] = y + jnp.log2(total)
+
+    tiles.for_each_tile(plan, strip, places_ref, work)
+    tiles.write_rows(sums_ref, out_ref)

@@ -1,0 +1,110 @@
+"""The backward pass of the TPU kernels: one kernel, whose programs add to the gradients of k and v strip by strip.
+
+The weights are computed again from the logits and the log2 of their sum. A patch of keys overlaps with those around it,
+so the gradients of k and v are summed in vector memory, over a strip and the rows that the next one adds to. A program
+writes the rows that its strip has finished: with several strips, one block late.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from acmix_jax.ops.neighborhood import tpu_tiles as tiles
+from acmix_jax.ops.neighborhood.tpu_plan import IMAGES, MOST_MEMORY
+
+
+def backward(q, k, v, out, log_sum, dout, window_size, stride, dilation, interpret=False):
+    """Gradients of q, k and v, from `forward`'s results; `out` is not needed."""
+    plan = tiles.make_plan(q, k, window_size, stride, dilation)
+    specs, strips = tiles.Specs(plan), len(plan.strips)
+    total, result = plan.total
+    late = int(strips > 1)
+    dkeys = pl.BlockSpec(
+        (result, plan.key_block[1], IMAGES, plan.channels), lambda j, b, s, *_: (jnp.maximum(s - late, 0), 0, b, j)
+    )
+    channels = plan.channels
+    sums = [(plan.block[0], plan.block[1] * IMAGES, channels)]
+    sums += 2 * [(total, plan.key_block[1] * IMAGES, channels)]
+    gradients = pl.pallas_call(
+        partial(_backward_kernel, plan=plan, result=result, late=late),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=2,
+            grid=(plan.groups, pl.cdiv(len(q), IMAGES), strips + late),
+            in_specs=[specs.queries, specs.keys, specs.keys, specs.queries, specs.log_sum, *specs.copies],
+            out_specs=[specs.queries, dkeys, dkeys],
+            scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in sums],
+        ),
+        out_shape=[jax.eval_shape(tiles.to_pixels, x) for x in (q, k, v)],
+        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=MOST_MEMORY),
+        interpret=interpret,
+    )(
+        plan.strips, plan.places, *map(tiles.to_pixels, (q, k, v, dout.astype(v.dtype))), log_sum,
+        plan.row_copies, plan.column_copies,
+    )  # fmt: skip
+    return tuple(tiles.from_pixels(x, y.shape) for x, y in zip(gradients, (q, k, v), strict=True))
+
+
+def _backward_kernel(
+    strips_ref, places_ref, q_ref, k_ref, v_ref, dout_ref, log_sum_ref, rows_ref, columns_ref, dq_ref, dk_ref, dv_ref,
+    dq_sum, dk_sum, dv_sum, *, plan, result, late,
+):  # fmt: skip
+    tiles.clear_beyond(plan, k_ref, v_ref)
+    strip, last = pl.program_id(2), len(plan.strips) - 1
+    kept = dk_sum.shape[0] - result
+    first = strips_ref[jnp.minimum(strip, last)] - (strip - late) * result  # row of the sums of the strip's first key
+
+    @pl.when(strip == 0)
+    def _():
+        for ref in (dk_sum, dv_sum):
+            tiles.for_each_row(ref.shape[0], partial(_clear, ref))
+
+    if late:
+
+        @pl.when(strip > 0)
+        def _():
+            for ref in (dk_sum, dv_sum):
+                tiles.for_each_row(kept, partial(_move_up, ref, result))
+                tiles.for_each_row(result, lambda row, ref=ref: _clear(ref, kept + row))
+
+    def work(tile, place, images):
+        copies = tiles.log_copies(rows_ref, columns_ref, place, plan)
+        dtype = k_ref.dtype
+        queries, douts = (tiles.load_queries(ref, strip, place, images, plan) for ref in (q_ref, dout_ref))
+        keys, values = (tiles.load_keys(ref, place, images, plan) for ref in (k_ref, v_ref))
+        queries = [tiles.by_head(x * (plan.dim**-0.5 * tiles.LOG2_E), plan, dtype) for x in queries]
+        douts = [tiles.by_head(x, plan, dtype) for x in douts]
+        weights = [
+            jnp.exp2(tiles.product(x, y, (1, 1)) + copies - log_sum_ref[0, 0, 0, image, tile])
+            for image, x, y in zip(images, keys, queries, strict=True)
+        ]
+        dweights = [tiles.product(x, y, (1, 1)) for x, y in zip(values, douts, strict=True)]
+        dlogits = [
+            (x * (y - (x * y).sum(axis=0, keepdims=True))).astype(dtype) for x, y in zip(weights, dweights, strict=True)
+        ]
+        dvalues = [tiles.product(x.astype(dtype), y, (1, 0)) for x, y in zip(weights, douts, strict=True)]
+        dkeys = [tiles.product(x, y, (1, 0)) for x, y in zip(dlogits, queries, strict=True)]
+        dqueries = [tiles.product(x, y, (0, 0)) for x, y in zip(keys, dlogits, strict=True)]  # [channels, lanes]
+        for image, dquery, dkey, dvalue in zip(images, dqueries, dkeys, dvalues, strict=True):
+            tiles.at(dq_sum, *place[:2], plan.tile, image)[...] = tiles.from_heads(dquery, plan) * plan.dim**-0.5
+            for ref, x in ((dk_sum, dkey), (dv_sum, dvalue)):
+                patch = tiles.at(ref, first + place[2], place[3], plan.patch, image)
+                patch[...] += x.reshape(*plan.patch, plan.channels)
+
+    @pl.when(strip <= last)
+    def _():
+        tiles.for_each_tile(plan, strip, places_ref, work)
+        tiles.write_rows(dq_sum, dq_ref)
+
+    tiles.write_rows(dk_sum, dk_ref, 1 / tiles.LOG2_E)
+    tiles.write_rows(dv_sum, dv_ref)
+
+
+def _clear(ref, row):
+    ref[row] = jnp.zeros_like(ref[row])
+
+
+def _move_up(ref, by, row):
+    ref[row] = ref[row + by]
