@@ -2,7 +2,7 @@
 
 The weights are computed again from the logits and the log2 of their sum. A patch of keys overlaps with those around it,
 so the gradients of k and v are summed in vector memory, over a strip and the rows that the next one adds to. A program
-writes the rows that its strip has finished: with several strips, one block late.
+writes the rows that its strip has finished: with several strips, one of them late, or more.
 """
 
 from functools import partial
@@ -20,16 +20,15 @@ def backward(q, k, v, out, log_sum, dout, window_size, stride, dilation, interpr
     """Gradients of q, k and v, from `forward`'s results; `out` is not needed."""
     plan = tiles.make_plan(q, k, window_size, stride, dilation)
     specs, strips = tiles.Specs(plan), len(plan.strips)
-    total, result = plan.total
-    late = int(strips > 1)
+    total, finished, late = plan.sums
     dkeys = pl.BlockSpec(
-        (result, plan.key_block[1], IMAGES, plan.channels), lambda j, b, s, *_: (jnp.maximum(s - late, 0), 0, b, j)
+        (finished, plan.key_block[1], IMAGES, plan.channels), lambda j, b, s, *_: (jnp.maximum(s - late, 0), 0, b, j)
     )
     channels = plan.channels
     sums = [(plan.block[0], plan.block[1] * IMAGES, channels)]
     sums += 2 * [(total, plan.key_block[1] * IMAGES, channels)]
     gradients = pl.pallas_call(
-        partial(_backward_kernel, plan=plan, result=result, late=late),
+        partial(_backward_kernel, plan=plan),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
             grid=(plan.groups, pl.cdiv(len(q), IMAGES), strips + late),
@@ -49,25 +48,26 @@ def backward(q, k, v, out, log_sum, dout, window_size, stride, dilation, interpr
 
 def _backward_kernel(
     strips_ref, places_ref, q_ref, k_ref, v_ref, dout_ref, log_sum_ref, rows_ref, columns_ref, dq_ref, dk_ref, dv_ref,
-    dq_sum, dk_sum, dv_sum, *, plan, result, late,
+    dq_sum, dk_sum, dv_sum, *, plan,
 ):  # fmt: skip
     tiles.clear_beyond(plan, k_ref, v_ref)
     strip, last = pl.program_id(2), len(plan.strips) - 1
-    kept = dk_sum.shape[0] - result
-    first = strips_ref[jnp.minimum(strip, last)] - (strip - late) * result  # row of the sums of the strip's first key
+    total, finished, late = plan.sums
+    kept = total - finished
+    first = strips_ref[jnp.minimum(strip, last)] - (strip - late) * finished  # row of the sums of the strip's first key
 
     @pl.when(strip == 0)
     def _():
         for ref in (dk_sum, dv_sum):
-            tiles.for_each_row(ref.shape[0], partial(_clear, ref))
+            tiles.for_each_row(total, partial(_clear, ref))
 
     if late:
 
         @pl.when(strip > 0)
         def _():
             for ref in (dk_sum, dv_sum):
-                tiles.for_each_row(kept, partial(_move_up, ref, result))
-                tiles.for_each_row(result, lambda row, ref=ref: _clear(ref, kept + row))
+                tiles.for_each_row(kept, partial(_move_up, ref, finished))
+                tiles.for_each_row(finished, lambda row, ref=ref: _clear(ref, kept + row))
 
     def work(tile, place, images):
         copies = tiles.log_copies(rows_ref, columns_ref, place, plan)

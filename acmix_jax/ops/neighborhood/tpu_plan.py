@@ -59,21 +59,19 @@ class Plan(NamedTuple):
         return self.tiles[0] * self.tile[0], self.tiles[1] * self.tile[1]
 
     @property
-    def total(self):
-        """Rows of the gradient of k or v that a strip adds to or finishes, and those that it finishes."""
-        result = self.block[0] * self.stride if len(self.strips) > 1 else self.keys[0]
-        ends = self.strips + self.key_block[0] - np.arange(-1, len(self.strips) - 1) * result
-        return (int(ends.max()) if len(self.strips) > 1 else result), result
-
-    @property
-    def in_order(self):
-        """Whether no strip sees keys whose gradient is finished (see `tpu_kernel_backward.py`)."""
-        return bool((self.strips >= np.arange(-1, len(self.strips) - 1) * self.total[1]).all())
+    def sums(self):
+        """Rows of the gradients of k and v that a strip sums and that it finishes, and how many strips late it does."""
+        count = np.arange(len(self.strips))
+        if len(count) == 1:
+            return self.keys[0], self.keys[0], 0
+        finished = self.block[0] * self.stride
+        late = max(1, int((count - self.strips // finished).max()))  # no strip may add to what is finished
+        return int((self.strips + self.key_block[0] - (count - late) * finished).max()), finished, late
 
     def bytes(self, itemsize):
         """Vector memory of the backward pass: inputs and results twice, and the sums of the gradients of k and v."""
-        (rows, columns), (key_rows, key_columns), (total, result) = self.block, self.key_block, self.total
-        twice = 3 * rows * columns + 2 * (key_rows + result) * key_columns
+        (rows, columns), (key_rows, key_columns), (total, finished, _) = self.block, self.key_block, self.sums
+        twice = 3 * rows * columns + 2 * (key_rows + finished) * key_columns
         return (2 * twice * itemsize + 2 * 4 * total * key_columns) * IMAGES * LANES
 
 
@@ -116,9 +114,8 @@ def plan_tiles(batch, size, keys, heads, dim, window_size, stride, dilation, ite
             strips.astype(np.int32), places.astype(np.int32), row_copies, column_copies,
         )  # fmt: skip
 
-    plans = [plan(n) for n in sorted({_balanced(len(tops), n) for n in range(1, len(tops) + 1)})]
-    plans = [p for p in plans if p.in_order] or plans[-1:]
-    return [p for p in plans if p.bytes(itemsize) <= VECTOR_MEMORY or p is plans[0]][-1]
+    plans = (plan(_balanced(len(tops), n)) for n in range(len(tops), 1, -1))
+    return next((p for p in plans if p.bytes(itemsize) <= VECTOR_MEMORY), plan(1))
 
 
 def _balanced(n, most):
