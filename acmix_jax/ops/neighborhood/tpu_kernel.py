@@ -13,7 +13,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from acmix_jax.ops.neighborhood import tpu_tiles as tiles
 from acmix_jax.ops.neighborhood.tpu_kernel_backward import backward
-from acmix_jax.ops.neighborhood.tpu_plan import IMAGES, LANES, MOST_MEMORY, lane_groups
+from acmix_jax.ops.neighborhood.tpu_plan import LANES, MOST_MEMORY, lane_groups
 
 __all__ = ["backward", "forward", "unsupported"]
 
@@ -37,19 +37,20 @@ def forward(q, k, v, window_size, stride, dilation, interpret=False):
     """Neighborhood attention, and the log2 of the sum of each query's weights, `[groups, strips, ...]`."""
     plan = tiles.make_plan(q, k, window_size, stride, dilation)
     specs = tiles.Specs(plan)
+    maps = [tiles.to_pixels(x, plan) for x in (q, k, v)]
     out, log_sum = pl.pallas_call(
         partial(_forward_kernel, plan=plan),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
-            grid=(plan.groups, pl.cdiv(len(q), IMAGES), len(plan.strips)),
+            grid=(plan.groups, pl.cdiv(len(q), plan.side), len(plan.strips)),
             in_specs=[specs.queries, specs.keys, specs.keys, *specs.copies],
             out_specs=[specs.queries, specs.log_sum],
-            scratch_shapes=[pltpu.VMEM((plan.block[0], plan.block[1] * IMAGES, plan.channels), jnp.float32)],
+            scratch_shapes=[pltpu.VMEM((plan.block[0], plan.block[1] * plan.side, plan.channels), jnp.float32)],
         ),
-        out_shape=[jax.eval_shape(tiles.to_pixels, jax.ShapeDtypeStruct(q.shape, v.dtype)), specs.log_sums(len(q))],
+        out_shape=[jax.ShapeDtypeStruct(maps[0].shape, v.dtype), specs.log_sums(len(q))],
         compiler_params=pltpu.CompilerParams(vmem_limit_bytes=MOST_MEMORY),
         interpret=interpret,
-    )(plan.strips, plan.places, *map(tiles.to_pixels, (q, k, v)), plan.row_copies, plan.column_copies)
+    )(plan.strips, plan.places, *maps, plan.row_copies, plan.column_copies)
     return tiles.from_pixels(out, q.shape), log_sum
 
 
@@ -57,13 +58,14 @@ def _forward_kernel(_, places_ref, q_ref, k_ref, v_ref, rows_ref, columns_ref, o
     tiles.clear_beyond(plan, k_ref, v_ref)
     strip = pl.program_id(2)
 
-    def work(tile, place, images):
-        # Step by step for all images: the products of one run beside the softmax of another, on a matrix unit each.
-        copies = tiles.log_copies(rows_ref, columns_ref, place, plan)
-        queries = tiles.load_queries(q_ref, strip, place, images, plan)
-        keys, values = (tiles.load_keys(ref, place, images, plan) for ref in (k_ref, v_ref))
+    def work(tiles_of_strip):
+        # Step by step for all tiles and images: the products of one run beside the softmax of another.
+        places = [place for _, place in tiles_of_strip]
+        copies = tiles.log_copies(rows_ref, columns_ref, places, plan)
+        queries = tiles.load_queries(q_ref, strip, places, plan)
+        keys, values = (tiles.load_keys(ref, places, plan) for ref in (k_ref, v_ref))
         queries = [tiles.by_head(x * (plan.dim**-0.5 * tiles.LOG2_E), plan, q_ref.dtype) for x in queries]
-        logits = [tiles.product(x, y, (1, 1)) + copies for x, y in zip(keys, queries, strict=True)]
+        logits = [tiles.product(x, y, (1, 1)) + z for x, y, z in zip(keys, queries, copies, strict=True)]
         largest = [x.max(axis=0, keepdims=True) for x in logits]
         weights = [jnp.exp2(x - y) for x, y in zip(logits, largest, strict=True)]
         totals = [x.sum(axis=0, keepdims=True) for x in weights]
@@ -71,8 +73,9 @@ def _forward_kernel(_, places_ref, q_ref, k_ref, v_ref, rows_ref, columns_ref, o
             tiles.product(x, y.astype(x.dtype), (0, 0)) * (1 / total)  # [channels, lanes]
             for x, y, total in zip(values, weights, totals, strict=True)
         ]
-        for image, x, y, total in zip(images, out, largest, totals, strict=True):
-            tiles.at(sums_ref, *place[:2], plan.tile, image)[...] = tiles.from_heads(x, plan)
+        jobs = [(tile, place, image) for tile, place in tiles_of_strip for image in range(plan.images)]
+        for (tile, place, image), x, y, total in zip(jobs, out, largest, totals, strict=True):
+            tiles.at(sums_ref, *place[:2], plan.tile, image, plan)[...] = tiles.from_heads(x, plan)
             log_sum_ref[0, 0, 0, image, tile] = y + jnp.log2(total)
 
     tiles.for_each_tile(plan, strip, places_ref, work)

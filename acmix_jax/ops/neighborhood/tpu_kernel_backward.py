@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from acmix_jax.ops.neighborhood import tpu_tiles as tiles
-from acmix_jax.ops.neighborhood.tpu_plan import IMAGES, MOST_MEMORY
+from acmix_jax.ops.neighborhood.tpu_plan import MOST_MEMORY
 
 
 def backward(q, k, v, out, log_sum, dout, window_size, stride, dilation, interpret=False):
@@ -22,27 +22,25 @@ def backward(q, k, v, out, log_sum, dout, window_size, stride, dilation, interpr
     specs, strips = tiles.Specs(plan), len(plan.strips)
     total, finished, late = plan.sums
     dkeys = pl.BlockSpec(
-        (finished, plan.key_block[1], IMAGES, plan.channels), lambda j, b, s, *_: (jnp.maximum(s - late, 0), 0, b, j)
+        (finished, plan.key_block[1], plan.side, plan.channels), lambda j, b, s, *_: (jnp.maximum(s - late, 0), 0, b, j)
     )
     channels = plan.channels
-    sums = [(plan.block[0], plan.block[1] * IMAGES, channels)]
-    sums += 2 * [(total, plan.key_block[1] * IMAGES, channels)]
+    sums = [(plan.block[0], plan.block[1] * plan.side, channels)]
+    sums += 2 * [(total, plan.key_block[1] * plan.side, channels)]
+    maps = [tiles.to_pixels(x, plan) for x in (q, k, v, dout.astype(v.dtype))]
     gradients = pl.pallas_call(
         partial(_backward_kernel, plan=plan),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
-            grid=(plan.groups, pl.cdiv(len(q), IMAGES), strips + late),
+            grid=(plan.groups, pl.cdiv(len(q), plan.side), strips + late),
             in_specs=[specs.queries, specs.keys, specs.keys, specs.queries, specs.log_sum, *specs.copies],
             out_specs=[specs.queries, dkeys, dkeys],
             scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in sums],
         ),
-        out_shape=[jax.eval_shape(tiles.to_pixels, x) for x in (q, k, v)],
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in maps[:3]],
         compiler_params=pltpu.CompilerParams(vmem_limit_bytes=MOST_MEMORY),
         interpret=interpret,
-    )(
-        plan.strips, plan.places, *map(tiles.to_pixels, (q, k, v, dout.astype(v.dtype))), log_sum,
-        plan.row_copies, plan.column_copies,
-    )  # fmt: skip
+    )(plan.strips, plan.places, *maps, log_sum, plan.row_copies, plan.column_copies)
     return tuple(tiles.from_pixels(x, y.shape) for x, y in zip(gradients, (q, k, v), strict=True))
 
 
@@ -69,17 +67,17 @@ def _backward_kernel(
                 tiles.for_each_row(kept, partial(_move_up, ref, finished))
                 tiles.for_each_row(finished, lambda row, ref=ref: _clear(ref, kept + row))
 
-    def work(tile, place, images):
-        copies = tiles.log_copies(rows_ref, columns_ref, place, plan)
+    def work(tiles_of_strip):
+        places = [place for _, place in tiles_of_strip]
+        jobs = [(tile, place, image) for tile, place in tiles_of_strip for image in range(plan.images)]
         dtype = k_ref.dtype
-        queries, douts = (tiles.load_queries(ref, strip, place, images, plan) for ref in (q_ref, dout_ref))
-        keys, values = (tiles.load_keys(ref, place, images, plan) for ref in (k_ref, v_ref))
+        copies = tiles.log_copies(rows_ref, columns_ref, places, plan)
+        queries, douts = (tiles.load_queries(ref, strip, places, plan) for ref in (q_ref, dout_ref))
+        keys, values = (tiles.load_keys(ref, places, plan) for ref in (k_ref, v_ref))
         queries = [tiles.by_head(x * (plan.dim**-0.5 * tiles.LOG2_E), plan, dtype) for x in queries]
         douts = [tiles.by_head(x, plan, dtype) for x in douts]
-        weights = [
-            jnp.exp2(tiles.product(x, y, (1, 1)) + copies - log_sum_ref[0, 0, 0, image, tile])
-            for image, x, y in zip(images, keys, queries, strict=True)
-        ]
+        shifts = [x - log_sum_ref[0, 0, 0, image, tile] for x, (tile, _, image) in zip(copies, jobs, strict=True)]
+        weights = [jnp.exp2(tiles.product(x, y, (1, 1)) + z) for x, y, z in zip(keys, queries, shifts, strict=True)]
         dweights = [tiles.product(x, y, (1, 1)) for x, y in zip(values, douts, strict=True)]
         dlogits = [
             (x * (y - (x * y).sum(axis=0, keepdims=True))).astype(dtype) for x, y in zip(weights, dweights, strict=True)
@@ -87,10 +85,11 @@ def _backward_kernel(
         dvalues = [tiles.product(x.astype(dtype), y, (1, 0)) for x, y in zip(weights, douts, strict=True)]
         dkeys = [tiles.product(x, y, (1, 0)) for x, y in zip(dlogits, queries, strict=True)]
         dqueries = [tiles.product(x, y, (0, 0)) for x, y in zip(keys, dlogits, strict=True)]  # [channels, lanes]
-        for image, dquery, dkey, dvalue in zip(images, dqueries, dkeys, dvalues, strict=True):
-            tiles.at(dq_sum, *place[:2], plan.tile, image)[...] = tiles.from_heads(dquery, plan) * plan.dim**-0.5
+        for (_, place, image), dquery, dkey, dvalue in zip(jobs, dqueries, dkeys, dvalues, strict=True):
+            dquery = tiles.from_heads(dquery, plan) * plan.dim**-0.5
+            tiles.at(dq_sum, *place[:2], plan.tile, image, plan)[...] = dquery
             for ref, x in ((dk_sum, dkey), (dv_sum, dvalue)):
-                patch = tiles.at(ref, first + place[2], place[3], plan.patch, image)
+                patch = tiles.at(ref, first + place[2], place[3], plan.patch, image, plan)
                 patch[...] += x.reshape(*plan.patch, plan.channels)
 
     @pl.when(strip <= last)

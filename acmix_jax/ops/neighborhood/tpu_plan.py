@@ -17,8 +17,8 @@ import numpy as np
 
 from acmix_jax.ops.neighborhood.reference import window_indices
 
-LANES, COLUMNS = 128, 8  # columns of a tile of queries, and the multiple of those of a patch: sublanes of a register
-IMAGES = 8  # of a block: sublanes of a register, too
+LANES, SUBLANES = 128, 8  # of a register
+COLUMNS = SUBLANES  # of a tile of queries; those of a patch are a multiple of it
 VECTOR_MEMORY = 32 * 2**20  # bytes that the backward pass may fill, where one row of tiles needs no more
 MOST_MEMORY = 100 * 2**20  # of the 128 MiB of a v5e
 _NEVER = -1e9  # for log2(0)
@@ -30,7 +30,8 @@ class Plan(NamedTuple):
     heads: int  # in each group of lanes
     dim: int
     groups: int  # of lanes
-    images: int  # of a program that are worked on, of the IMAGES that lie side by side
+    side: int  # images of a block, side by side in sublanes: 2 or 4 where those are all, else 8
+    images: int  # of those, the images that are worked on
     size: tuple[int, int]  # map of queries
     keys: tuple[int, int]  # map of keys
     stride: int
@@ -72,7 +73,7 @@ class Plan(NamedTuple):
         """Vector memory of the backward pass: inputs and results twice, and the sums of the gradients of k and v."""
         (rows, columns), (key_rows, key_columns), (total, finished, _) = self.block, self.key_block, self.sums
         twice = 3 * rows * columns + 2 * (key_rows + finished) * key_columns
-        return (2 * twice * itemsize + 2 * 4 * total * key_columns) * IMAGES * LANES
+        return (2 * twice * itemsize + 2 * 4 * total * key_columns) * self.side * LANES
 
 
 def lane_groups(heads, dim):
@@ -88,16 +89,20 @@ def lane_groups(heads, dim):
 def plan_tiles(batch, size, keys, heads, dim, window_size, stride, dilation, itemsize):
     """The plan for maps of `size` queries and of `keys`, (height, width) each."""
     heads, groups = lane_groups(heads, dim)
+    side = next((n for n in (2, 4) if batch <= n), SUBLANES)
+    images = min(side, -(-batch * itemsize // 4) * 4 // itemsize)  # two of bfloat16 share 32 bits
     windows = [window_indices(n, window_size, stride, dilation) for n in keys]
+    granule = SUBLANES // side  # columns of a full register, where patches begin
     tile = _balanced(size[0], max(1, LANES // COLUMNS // heads)), COLUMNS
-    patch = _extent(windows[0], tile[0]), -(-_extent(windows[1], tile[1]) // COLUMNS) * COLUMNS
-    width = max(keys[1], patch[1])
-    tops, rows = _cut(windows[0], tile[0], patch[0], keys[0])
-    lefts, columns = _cut(windows[1], tile[1], patch[1], width)
+    patch = _extent(windows[0], tile[0], 1), -(-_extent(windows[1], tile[1], granule) // COLUMNS) * COLUMNS
+    width = -(-max(keys[1], patch[1]) // granule) * granule
+    tops, rows = _cut(windows[0], tile[0], patch[0], keys[0], 1)
+    lefts, columns = _cut(windows[1], tile[1], patch[1], width, granule)
     row_kinds, row_copies = _by_lane(rows, np.arange(heads * tile[0] * tile[1]) // tile[1] % tile[0])
     column_kinds, column_copies = _by_lane(columns, np.arange(heads * tile[0] * tile[1]) % tile[1])
     row_copies = row_copies[:, :, None].repeat(COLUMNS, 2)
-    images, across = min(IMAGES, -(-batch * itemsize // 4) * 4 // itemsize), len(lefts)
+
+    across = len(lefts)
 
     def plan(per_strip):
         height = max(t[-1] - t[0] for t in np.split(tops, range(per_strip, len(tops), per_strip))) + patch[0]
@@ -110,8 +115,8 @@ def plan_tiles(batch, size, keys, heads, dim, window_size, stride, dilation, ite
             np.repeat(row_kinds[y], across), np.tile(column_kinds, len(y)),
         ])  # fmt: skip
         return Plan(
-            heads, dim, groups, images, size, keys, stride, tile, patch, (per_strip, across), (int(height), width),
-            strips.astype(np.int32), places.astype(np.int32), row_copies, column_copies,
+            heads, dim, groups, side, images, size, keys, stride, tile, patch, (per_strip, across),
+            (int(height), width), strips.astype(np.int32), places.astype(np.int32), row_copies, column_copies,
         )  # fmt: skip
 
     plans = (plan(_balanced(len(tops), n)) for n in range(len(tops), 1, -1))
@@ -129,15 +134,15 @@ def _by_tile(windows, tile):
     return windows[np.minimum(np.arange(tiles * tile), len(windows) - 1)].reshape(tiles, tile, -1)
 
 
-def _extent(windows, tile):
+def _extent(windows, tile, granule):
     windows = _by_tile(windows, tile)
-    return int((windows.max((1, 2)) + 1 - windows.min((1, 2))).max())
+    return int((windows.max((1, 2)) + 1 - windows.min((1, 2)) // granule * granule).max())
 
 
-def _cut(windows, tile, patch, size):
+def _cut(windows, tile, patch, size, granule):
     """First key of the patch of each tile, and log2 of how often each query sees each key, `[tiles, tile, patch]`."""
     windows = _by_tile(windows, tile)
-    starts = np.minimum(windows.min((1, 2)), size - patch)
+    starts = np.minimum(windows.min((1, 2)) // granule * granule, size - patch)
     copies = (windows[..., None] == (starts[:, None] + np.arange(patch))[:, None, None]).sum(2)
     return starts, np.where(copies, np.log2(np.maximum(copies, 1)), _NEVER)
 

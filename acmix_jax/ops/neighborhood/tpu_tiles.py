@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from acmix_jax.ops.neighborhood.tpu_plan import COLUMNS, IMAGES, LANES, plan_tiles
+from acmix_jax.ops.neighborhood.tpu_plan import LANES, SUBLANES, plan_tiles
 
 LOG2_E = 1.4426950408889634  # the kernels take powers of two
 
@@ -15,14 +15,16 @@ def make_plan(q, k, window_size, stride, dilation):
     return plan_tiles(len(q), q.shape[1:3], k.shape[1:3], *q.shape[3:], window_size, stride, dilation, q.dtype.itemsize)
 
 
-def to_pixels(x):
-    """`[B, H, W, heads, dim]` to `[H, W, B, channels]`."""
-    return x.reshape(*x.shape[:3], -1).transpose(1, 2, 0, 3)
+def to_pixels(x, plan):
+    """`[B, H, W, heads, dim]` to `[H, W, B, channels]`, with at least as many images as a block has, if that is not 8."""
+    x = x.reshape(*x.shape[:3], -1).transpose(1, 2, 0, 3)
+    missing = plan.side - x.shape[2]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, missing), (0, 0))) if missing > 0 and plan.side < SUBLANES else x
 
 
 def from_pixels(x, shape):
     """The inverse of `to_pixels`."""
-    return x.transpose(2, 0, 1, 3).reshape(shape)
+    return x.transpose(2, 0, 1, 3)[: shape[0]].reshape(shape)
 
 
 class Specs:
@@ -30,16 +32,14 @@ class Specs:
 
     def __init__(self, plan):
         self.plan, last = plan, len(plan.strips) - 1
-        (height, width), channels = plan.key_block, plan.channels
-        self.queries = pl.BlockSpec(
-            (*plan.block, IMAGES, channels), lambda j, b, s, *_: (jnp.minimum(s, last), 0, b, j)
-        )
+        (height, width), side, channels = plan.key_block, plan.side, plan.channels
+        self.queries = pl.BlockSpec((*plan.block, side, channels), lambda j, b, s, *_: (jnp.minimum(s, last), 0, b, j))
         if last:
             # Strips of keys overlap. JAX takes such a block only if all its axes are indexed by elements.
-            sizes = map(pl.Element, (height, width, IMAGES, channels))
+            sizes = map(pl.Element, (height, width, side, channels))
             self.keys = pl.BlockSpec(tuple(sizes), self._first_key)
         else:
-            self.keys = pl.BlockSpec((height, width, IMAGES, channels), lambda j, b, *_: (0, 0, b, j))
+            self.keys = pl.BlockSpec((height, width, side, channels), lambda j, b, *_: (0, 0, b, j))
         self.copies = [_whole(x) for x in (plan.row_copies, plan.column_copies)]
         log_sum = self.log_sums(1).shape
         self.log_sum = pl.BlockSpec(
@@ -49,12 +49,12 @@ class Specs:
     def _first_key(self, group, block, strip, starts, _):
         row = starts[jnp.minimum(strip, len(self.plan.strips) - 1)]
         lane = pl.multiple_of(group * LANES, LANES) if self.plan.groups > 1 else 0
-        return row, 0, pl.multiple_of(block * IMAGES, IMAGES), lane
+        return row, 0, pl.multiple_of(block * self.plan.side, self.plan.side), lane
 
     def log_sums(self, batch):
         """The shape of the log2 of the sums of weights; an axis of 1 lets kernels write one row of lanes."""
         p = self.plan
-        shape = p.groups, pl.cdiv(batch, IMAGES), len(p.strips), IMAGES, p.tiles[0] * p.tiles[1], 1, p.lanes
+        shape = p.groups, pl.cdiv(batch, p.side), len(p.strips), p.images, p.tiles[0] * p.tiles[1], 1, p.lanes
         return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
@@ -70,13 +70,17 @@ def clear_beyond(plan, *refs):
 
 
 def for_each_tile(plan, strip, places_ref, work):
-    """Calls `work(tile, place, images)` for the tiles of this program's strip."""
+    """Calls `work` for the tiles of a strip, with lists of `(tile, place)`: as many as make eight with their images."""
     tiles = plan.tiles[0] * plan.tiles[1]
+    at_once = min(tiles, SUBLANES // plan.images)
 
-    @pl.loop(0, tiles)
-    def _(tile):
-        place = [places_ref[i, strip * tiles + tile] for i in range(6)]
-        work(tile, place, range(plan.images))
+    def some(first, count):
+        numbers = [first + n for n in range(count)]
+        work([(tile, [places_ref[i, strip * tiles + tile] for i in range(6)]) for tile in numbers])
+
+    pl.loop(0, tiles // at_once)(lambda i: some(i * at_once, at_once))
+    if tiles % at_once:
+        some(tiles - tiles % at_once, tiles % at_once)
 
 
 def for_each_row(rows, work):
@@ -112,25 +116,30 @@ def load(ref, top, left, size, images):
     return [lax.bitcast_convert_type(x, jnp.float32) for both in loads for x in (both << 16, both & -0x10000)]
 
 
-def at(ref, top, left, size, image):
+def at(ref, top, left, size, image, plan):
     """The part of one image in a float32 map `[rows, columns * images, channels]`, to be written or added to."""
-    ref = ref.at[pl.ds(top, size[0]), pl.ds(pl.multiple_of(left * IMAGES, IMAGES), size[1] * IMAGES)]
-    return ref.at[:, pl.ds(image, size[1], stride=IMAGES)]
+    span = pl.ds(pl.multiple_of(left * plan.side, SUBLANES), size[1] * plan.side)
+    return ref.at[pl.ds(top, size[0]), span].at[:, pl.ds(image, size[1], stride=plan.side)]
 
 
-def load_queries(ref, strip, place, images, plan):
-    """A tile of the queries or of their gradient, zero outside the map."""
-    images = load(ref, *place[:2], plan.tile, images)
+def load_queries(ref, strip, places, plan):
+    """Tiles of queries or of their gradient, zero outside the map: `[queries, channels]` for each place and image."""
+    tiles = [(place, x) for place in places for x in load(ref, *place[:2], plan.tile, range(plan.images))]
     if (len(plan.strips) * plan.block[0], plan.block[1]) == plan.size:
-        return images
-    i = lax.broadcasted_iota(jnp.int32, images[0].shape, 0)  # 8 pixels a row
-    inside = (strip * plan.block[0] + place[0] + (i >> 3) < plan.size[0]) & (place[1] + (i & 7) < plan.size[1])
-    return [jnp.where(inside, x, 0) for x in images]  # memory there holds anything, even no numbers
+        return [x for _, x in tiles]
+    i = lax.broadcasted_iota(jnp.int32, tiles[0][1].shape, 0)  # pixels of the tile, 8 a row
+
+    def inside(place):
+        row, column = strip * plan.block[0] + place[0] + (i >> 3), place[1] + (i & 7)
+        return (row < plan.size[0]) & (column < plan.size[1])
+
+    return [jnp.where(inside(place), x, 0) for place, x in tiles]  # memory there holds anything, even no numbers
 
 
-def load_keys(ref, place, images, plan):
-    """A patch of the keys or values, a list of `[keys, channels]`."""
-    return [x.astype(ref.dtype) for x in load(ref, *place[2:4], plan.patch, images)]
+def load_keys(ref, places, plan):
+    """Patches of the keys or values, `[keys, channels]` for each place and image."""
+    patches = [x for place in places for x in load(ref, *place[2:4], plan.patch, range(plan.images))]
+    return [x.astype(ref.dtype) for x in patches]
 
 
 def by_head(queries, plan, dtype):
@@ -149,10 +158,11 @@ def _own(head, plan):
     return (lane >= head * plan.dim) & (lane < (head + 1) * plan.dim)
 
 
-def log_copies(rows_ref, columns_ref, place, plan):
-    """log2 of how often each query of the lanes sees each key of a patch, `[keys, lanes]`."""
-    rows, columns = rows_ref[place[4]], columns_ref[place[5]].reshape(1, -1, COLUMNS, plan.lanes)
-    return (rows[:, None] + columns).reshape(-1, plan.lanes)
+def log_copies(rows_ref, columns_ref, places, plan):
+    """log2 of how often each query of the lanes sees each key, `[keys, lanes]` for each place and image."""
+    columns = [columns_ref[place[5]].reshape(1, -1, SUBLANES, plan.lanes) for place in places]
+    both = [rows_ref[place[4]][:, None] + x for place, x in zip(places, columns, strict=True)]
+    return [x.reshape(-1, plan.lanes) for x in both for _ in range(plan.images)]
 
 
 def product(a, b, contract):
