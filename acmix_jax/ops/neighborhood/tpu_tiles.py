@@ -16,7 +16,7 @@ def make_plan(q, k, window_size, stride, dilation):
 
 
 def to_pixels(x, plan):
-    """`[B, H, W, heads, dim]` to `[H, W, B, channels]`, with at least as many images as a block has, if that is not 8."""
+    """`[B, H, W, heads, dim]` to `[H, W, B, channels]`, with images of zeros up to a block of 2 or 4."""
     x = x.reshape(*x.shape[:3], -1).transpose(1, 2, 0, 3)
     missing = plan.side - x.shape[2]
     return jnp.pad(x, ((0, 0), (0, 0), (0, missing), (0, 0))) if missing > 0 and plan.side < SUBLANES else x
