@@ -13,7 +13,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from acmix_jax.ops.neighborhood import tpu_tiles as tiles
 from acmix_jax.ops.neighborhood.tpu_kernel_backward import backward
-from acmix_jax.ops.neighborhood.tpu_plan import LANES, MOST_MEMORY, lane_groups
+from acmix_jax.ops.neighborhood.tpu_plan import LANES, MOST_MEMORY, SPILLS, lane_groups
 
 __all__ = ["backward", "forward", "unsupported"]
 
@@ -48,7 +48,7 @@ def forward(q, k, v, window_size, stride, dilation, interpret=False):
             scratch_shapes=[pltpu.VMEM((plan.block[0], plan.block[1] * plan.side, plan.channels), jnp.float32)],
         ),
         out_shape=[jax.ShapeDtypeStruct(maps[0].shape, v.dtype), specs.log_sums(len(q))],
-        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=MOST_MEMORY),
+        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=plan.bytes(q.dtype.itemsize) + SPILLS),
         interpret=interpret,
     )(plan.strips, plan.places, *maps, plan.row_copies, plan.column_copies)
     return tiles.from_pixels(out, q.shape), log_sum

@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from acmix_jax.ops.neighborhood import tpu_tiles as tiles
-from acmix_jax.ops.neighborhood.tpu_plan import MOST_MEMORY
+from acmix_jax.ops.neighborhood.tpu_plan import SPILLS
 
 
 def backward(q, k, v, out, log_sum, dout, window_size, stride, dilation, interpret=False):
@@ -38,7 +38,7 @@ def backward(q, k, v, out, log_sum, dout, window_size, stride, dilation, interpr
             scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in sums],
         ),
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in maps[:3]],
-        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=MOST_MEMORY),
+        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=plan.bytes(q.dtype.itemsize) + SPILLS),
         interpret=interpret,
     )(plan.strips, plan.places, *maps, log_sum, plan.row_copies, plan.column_copies)
     return tuple(tiles.from_pixels(x, y.shape) for x, y in zip(gradients, (q, k, v), strict=True))

@@ -21,6 +21,7 @@ LANES, SUBLANES = 128, 8  # of a register
 COLUMNS = SUBLANES  # of a tile of queries; those of a patch are a multiple of it
 VECTOR_MEMORY = 32 * 2**20  # bytes that the backward pass may fill, where one row of tiles needs no more
 MOST_MEMORY = 100 * 2**20  # of the 128 MiB of a v5e
+SPILLS = 16 * 2**20  # bytes for what the compiler keeps in vector memory beside that
 _NEVER = -1e9  # for log2(0)
 
 
@@ -70,10 +71,12 @@ class Plan(NamedTuple):
         return int((self.strips + self.key_block[0] - (count - late) * finished).max()), finished, late
 
     def bytes(self, itemsize):
-        """Vector memory of the backward pass: inputs and results twice, and the sums of the gradients of k and v."""
+        """Vector memory of the backward pass: blocks twice, the sums of the gradients, and the tables."""
         (rows, columns), (key_rows, key_columns), (total, finished, _) = self.block, self.key_block, self.sums
-        twice = 3 * rows * columns + 2 * (key_rows + finished) * key_columns
-        return (2 * twice * itemsize + 2 * 4 * total * key_columns) * self.side * LANES
+        twice = 2 * itemsize * (3 * rows * columns + 2 * (key_rows + finished) * key_columns)
+        sums = 4 * (rows * columns + 2 * total * key_columns)
+        log_sum = 2 * 4 * self.images * self.tiles[0] * self.tiles[1] * LANES
+        return (twice + sums) * self.side * LANES + log_sum + self.row_copies.nbytes + self.column_copies.nbytes
 
 
 def lane_groups(heads, dim):
