@@ -72,13 +72,19 @@ def test_equals_the_definition_for_many_shapes(batch, height, width, heads, dim,
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("height", "heads", "window"), [(25, 4, (3, 1, 1)), (30, 2, (5, 2, 1)), (13, 8, (3, 1, 3)), (50, 2, (7, 1, 1))]
+    ("batch", "height", "width", "heads", "window"),
+    [
+        (1, 25, 9, 4, (3, 1, 1)),
+        (1, 30, 9, 2, (5, 2, 1)),
+        (3, 13, 9, 8, (3, 1, 3)),
+        (9, 50, 7, 2, (7, 1, 1)),
+    ],
 )
-def test_strips_of_a_large_map_add_up(monkeypatch, height, heads, window):
+def test_strips_of_a_large_map_add_up(monkeypatch, batch, height, width, heads, window):
     """As if vector memory held no more than a row of tiles; some strips finish their keys two or four strips late."""
     monkeypatch.setattr(tpu_plan, "VECTOR_MEMORY", 0)
     tpu_plan.plan_tiles.cache_clear()
-    check(1, height, 9, heads, 8, "float32", *window)
+    check(batch, height, width, heads, 8, "float32", *window)
     tpu_plan.plan_tiles.cache_clear()
 
 

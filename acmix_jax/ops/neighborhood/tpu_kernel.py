@@ -36,7 +36,7 @@ def unsupported(q, k, window_size, stride, dilation):
 def forward(q, k, v, window_size, stride, dilation, interpret=False):
     """Neighborhood attention, and the log2 of the sum of each query's weights, `[groups, strips, ...]`."""
     plan = tiles.make_plan(q, k, window_size, stride, dilation)
-    specs = tiles.Specs(plan)
+    specs = tiles.Specs(plan, len(q))
     maps = [tiles.to_pixels(x, plan) for x in (q, k, v)]
     out, log_sum = pl.pallas_call(
         partial(_forward_kernel, plan=plan),

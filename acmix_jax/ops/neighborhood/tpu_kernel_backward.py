@@ -19,7 +19,7 @@ from acmix_jax.ops.neighborhood.tpu_plan import SPILLS
 def backward(q, k, v, out, log_sum, dout, window_size, stride, dilation, interpret=False):
     """Gradients of q, k and v, from `forward`'s results; `out` is not needed."""
     plan = tiles.make_plan(q, k, window_size, stride, dilation)
-    specs, strips = tiles.Specs(plan), len(plan.strips)
+    specs, strips = tiles.Specs(plan, len(q)), len(plan.strips)
     total, finished, late = plan.sums
     dkeys = pl.BlockSpec(
         (finished, plan.key_block[1], plan.side, plan.channels), lambda j, b, s, *_: (jnp.maximum(s - late, 0), 0, b, j)

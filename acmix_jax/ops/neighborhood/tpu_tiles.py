@@ -30,18 +30,18 @@ def from_pixels(x, shape):
 class Specs:
     """How arrays are cut for the programs of a grid: groups of lanes, blocks of images, strips of rows."""
 
-    def __init__(self, plan):
+    def __init__(self, plan, batch):
         self.plan, last = plan, len(plan.strips) - 1
         (height, width), side, channels = plan.key_block, plan.side, plan.channels
         self.queries = pl.BlockSpec((*plan.block, side, channels), lambda j, b, s, *_: (jnp.minimum(s, last), 0, b, j))
         if last:
             # Strips of keys overlap. JAX takes such a block only if all its axes are indexed by elements.
-            sizes = map(pl.Element, (height, width, side, channels))
-            self.keys = pl.BlockSpec(tuple(sizes), self._first_key)
+            columns, images = pl.Element(width, (0, width - plan.keys[1])), pl.Element(side, (0, -batch % side))
+            self.keys = pl.BlockSpec((pl.Element(height), columns, images, pl.Element(channels)), self._first_key)
         else:
             self.keys = pl.BlockSpec((height, width, side, channels), lambda j, b, *_: (0, 0, b, j))
         self.copies = [_whole(x) for x in (plan.row_copies, plan.column_copies)]
-        log_sum = self.log_sums(1).shape
+        log_sum = self.log_sums(batch).shape
         self.log_sum = pl.BlockSpec(
             (1, 1, 1, *log_sum[3:]), lambda j, b, s, *_: (j, b, jnp.minimum(s, last), 0, 0, 0, 0)
         )
