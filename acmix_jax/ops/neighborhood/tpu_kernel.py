@@ -7,6 +7,7 @@ subtracted from k before. Reflection costs nothing: a key seen n times gets log2
 from functools import partial
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -20,6 +21,8 @@ __all__ = ["backward", "forward", "unsupported"]
 
 def unsupported(q, k, window_size, stride, dilation):
     """The reason why the kernels cannot take arrays (or `ShapeDtypeStruct`s) like q and k; None if they can."""
+    if any(jax.export.is_symbolic_dim(n) for n in (*q.shape, *k.shape)):
+        return "the shape is symbolic"
     heads, dim = q.shape[3:]
     if q.dtype != k.dtype or q.dtype not in (jnp.bfloat16, jnp.float32):
         return f"the TPU kernel takes bfloat16 or float32, not {q.dtype} and {k.dtype}"
@@ -34,7 +37,18 @@ def unsupported(q, k, window_size, stride, dilation):
 
 
 def forward(q, k, v, window_size, stride, dilation, interpret=False):
-    """Neighborhood attention, and the log2 of the sum of each query's weights, `[groups, strips, ...]`."""
+    """Neighborhood attention, whose logits are `q . k / sqrt(dim)`.
+
+    Args:
+      q: `[B, ceil(H / stride), ceil(W / stride), heads, dim]`, bfloat16 or float32.
+      k, v: `[B, H, W, heads, dim]`, of the same type; the position was subtracted from k.
+      window_size, stride, dilation: see `ops.neighborhood`.
+      interpret: whether to run in Pallas' interpreter, for machines without a TPU.
+
+    Returns:
+      The shape of q in the type of v; and for `backward` log2 of the sum of the exponentials of each query's logits,
+      float32, in the order of the tiles (`tpu_tiles.Specs.log_sums`).
+    """
     plan = tiles.make_plan(q, k, window_size, stride, dilation)
     specs = tiles.Specs(plan, len(q))
     maps = [tiles.to_pixels(x, plan) for x in (q, k, v)]

@@ -17,7 +17,7 @@ from acmix_jax.ops.neighborhood.tpu_plan import SPILLS
 
 
 def backward(q, k, v, out, log_sum, dout, window_size, stride, dilation, interpret=False):
-    """Gradients of q, k and v, from `forward`'s results; `out` is not needed."""
+    """Gradients of q, k and v, of their shapes and types, from those of `forward`'s result. `out` is not needed."""
     plan = tiles.make_plan(q, k, window_size, stride, dilation)
     specs, strips = tiles.Specs(plan, len(q)), len(plan.strips)
     total, finished, late = plan.sums
@@ -54,18 +54,9 @@ def _backward_kernel(
     kept = total - finished
     first = strips_ref[jnp.minimum(strip, last)] - (strip - late) * finished  # row of the sums of the strip's first key
 
-    @pl.when(strip == 0)
-    def _():
-        for ref in (dk_sum, dv_sum):
-            tiles.for_each_row(total, partial(_clear, ref))
-
-    if late:
-
-        @pl.when(strip > 0)
-        def _():
-            for ref in (dk_sum, dv_sum):
-                tiles.for_each_row(kept, partial(_move_up, ref, finished))
-                tiles.for_each_row(finished, lambda row, ref=ref: _clear(ref, kept + row))
+    for ref in (dk_sum, dv_sum):
+        tiles.for_each_row(kept, partial(_carry, ref, finished, strip))
+        tiles.for_each_row(finished, lambda row, ref=ref: _clear(ref, kept + row))
 
     def work(tiles_of_strip):
         places = [place for _, place in tiles_of_strip]
@@ -101,9 +92,9 @@ def _backward_kernel(
     tiles.write_rows(dv_sum, dv_ref)
 
 
+def _carry(ref, finished, strip, row):
+    ref[row] = jnp.where(strip > 0, ref[row + finished], 0)
+
+
 def _clear(ref, row):
     ref[row] = jnp.zeros_like(ref[row])
-
-
-def _move_up(ref, by, row):
-    ref[row] = ref[row + by]

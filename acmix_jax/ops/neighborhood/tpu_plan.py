@@ -19,7 +19,7 @@ from acmix_jax.ops.neighborhood.reference import window_indices
 
 LANES, SUBLANES = 128, 8  # of a register
 COLUMNS = SUBLANES  # of a tile of queries; those of a patch are a multiple of it
-VECTOR_MEMORY = 32 * 2**20  # bytes that the backward pass may fill, where one row of tiles needs no more
+VECTOR_MEMORY = 40 * 2**20  # bytes that the backward pass may fill, where one row of tiles needs no more
 MOST_MEMORY = 100 * 2**20  # of the 128 MiB of a v5e
 SPILLS = 16 * 2**20  # bytes for what the compiler keeps in vector memory beside that
 _NEVER = -1e9  # for log2(0)
@@ -122,8 +122,9 @@ def plan_tiles(batch, size, keys, heads, dim, window_size, stride, dilation, ite
             (int(height), width), strips.astype(np.int32), places.astype(np.int32), row_copies, column_copies,
         )  # fmt: skip
 
-    plans = (plan(_balanced(len(tops), n)) for n in range(len(tops), 1, -1))
-    return next((p for p in plans if p.bytes(itemsize) <= VECTOR_MEMORY), plan(1))
+    plans = [plan(n) for n in sorted({_balanced(len(tops), n) for n in range(1, len(tops) + 1)})]
+    fitting = [p for p in plans if p.bytes(itemsize) <= VECTOR_MEMORY] or plans[:1]
+    return min(fitting, key=lambda p: (p.places.shape[1], len(p.strips)))  # no tiles beyond the map, then few strips
 
 
 def _balanced(n, most):

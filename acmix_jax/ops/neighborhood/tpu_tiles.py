@@ -84,11 +84,9 @@ def for_each_tile(plan, strip, places_ref, work):
 
 
 def for_each_row(rows, work):
-    """Calls `work(row)`; a loop, as unrolled the compiler would take minutes."""
-
-    @pl.loop(0, rows)
-    def _(row):
-        work(row)
+    """Calls `work(row)`, in a loop: unrolled, the compiler would take minutes."""
+    if rows:
+        pl.loop(0, rows)(work)
 
 
 def write_rows(sums_ref, ref, scale=None):
