@@ -36,11 +36,15 @@ def assert_near(actual, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * abs(b).max()), actual, expected)
 
 
-def test_has_the_gradient_of_the_definition(arrays):
+@pytest.mark.parametrize("platform", kernel.KERNELS)
+def test_has_the_gradient_of_the_definition(arrays, platform):
+    interpreted = partial(kernel.kernel_attention, interpret=platform)
     assert_near(jax.jit(gradients(interpreted))(*arrays), jax.jit(gradients(reference_attention))(*arrays))
 
 
-def test_devices_compute_their_images_without_asking_each_other(arrays):
+@pytest.mark.parametrize("platform", kernel.KERNELS)
+def test_devices_compute_their_images_without_asking_each_other(arrays, platform):
+    interpreted = partial(kernel.kernel_attention, interpret=platform)
     mesh = jax.make_mesh((2, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4])
     q, k, v, position = arrays
     split = [jax.device_put(x, NamedSharding(mesh, PartitionSpec(mesh.axis_names))) for x in (q, k, v)]

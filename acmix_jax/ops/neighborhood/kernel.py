@@ -17,7 +17,10 @@ from acmix_jax.ops.neighborhood.tiled import tiled_attention
 from acmix_jax.ops.neighborhood.tiles import subtract_position
 
 # Each has `unsupported`, `forward` and `backward`, as described in gpu_kernel.py.
-KERNELS = {"cuda": "acmix_jax.ops.neighborhood.gpu_kernel"}
+KERNELS = {
+    "cuda": "acmix_jax.ops.neighborhood.gpu_kernel",
+    "tpu": "acmix_jax.ops.neighborhood.tpu_kernel",
+}
 
 
 def kernel_attention(q, k, v, position, window_size, stride, dilation, interpret=None):
