@@ -65,7 +65,9 @@ def subtract_position(k, position):
     """Keys `[B, H, W, heads, dim]` minus the position `[H, W, dim]` of their pixel, or None for no position term."""
     if position is None:
         return k
-    return add_to_each(k, -jnp.broadcast_to(position[:, :, None], k.shape[1:]))
+    # In one axis of channels, so that XLA can join the subtraction to the product that made k.
+    flat = k.reshape(*k.shape[:3], k.shape[3] * k.shape[4])
+    return add_to_each(flat, -jnp.tile(position, k.shape[3])).reshape(k.shape)
 
 
 def prepare(q, k, v, position):
