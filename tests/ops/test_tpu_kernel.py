@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -102,3 +104,10 @@ def test_strips_of_a_large_map_add_up(monkeypatch, batch, height, width, heads, 
 def test_says_what_it_cannot_do(shape, dtype, reason):
     x = jax.ShapeDtypeStruct(shape, dtype)
     assert reason in tpu_kernel.unsupported(x, x, 7, 1, 1)
+
+
+def test_refuses_chips_of_little_vector_memory(monkeypatch):
+    chip = SimpleNamespace(device_kind="TPU v4")
+    monkeypatch.setattr(jax, "local_devices", lambda: [chip])
+    x = jax.ShapeDtypeStruct((1, 8, 8, 2, 8), "float32")
+    assert tpu_kernel.unsupported(x, x, 7, 1, 1) == "TPU v4 has less vector memory than the kernels need"

@@ -18,6 +18,8 @@ from acmix_jax.ops.neighborhood.tpu_plan import LANES, MOST_MEMORY, SPILLS, lane
 
 __all__ = ["backward", "forward", "unsupported"]
 
+SMALL_MEMORY = ("TPU v2", "TPU v3", "TPU v4")  # 16 MiB of vector memory
+
 
 def unsupported(q, k, window_size, stride, dilation):
     """The reason why the kernels cannot take arrays (or `ShapeDtypeStruct`s) like q and k; None if they can."""
@@ -30,6 +32,9 @@ def unsupported(q, k, window_size, stride, dilation):
         return f"{heads} heads of {dim} channels do not fill groups of {LANES} lanes"
     if 0 in q.shape:
         return "the array is empty"
+    kinds = [device.device_kind for device in jax.local_devices() if device.device_kind.startswith(SMALL_MEMORY)]
+    if kinds:
+        return f"{kinds[0]} has less vector memory than the kernels need"
     needed = tiles.make_plan(q, k, window_size, stride, dilation).bytes(q.dtype.itemsize)
     if needed > MOST_MEMORY:
         return f"a row of tiles of {k.shape[2]} columns needs {needed >> 20} MiB of vector memory"
@@ -50,18 +55,18 @@ def forward(q, k, v, window_size, stride, dilation, interpret=False):
       float32, in the order of the tiles (`tpu_tiles.Specs.log_sums`).
     """
     plan = tiles.make_plan(q, k, window_size, stride, dilation)
-    specs = tiles.Specs(plan, len(q))
+    specs = tiles.Specs(plan, q.shape[0])
     maps = [tiles.to_pixels(x, plan) for x in (q, k, v)]
     out, log_sum = pl.pallas_call(
         partial(_forward_kernel, plan=plan),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
-            grid=(plan.groups, pl.cdiv(len(q), plan.side), len(plan.strips)),
+            grid=(plan.groups, pl.cdiv(q.shape[0], plan.side), len(plan.strips)),
             in_specs=[specs.queries, specs.keys, specs.keys, *specs.copies],
             out_specs=[specs.queries, specs.log_sum],
             scratch_shapes=[pltpu.VMEM((plan.block[0], plan.block[1] * plan.side, plan.channels), jnp.float32)],
         ),
-        out_shape=[jax.ShapeDtypeStruct(maps[0].shape, v.dtype), specs.log_sums(len(q))],
+        out_shape=[jax.ShapeDtypeStruct(maps[0].shape, v.dtype), specs.log_sums(q.shape[0])],
         compiler_params=pltpu.CompilerParams(vmem_limit_bytes=plan.bytes(q.dtype.itemsize) + SPILLS),
         interpret=interpret,
     )(plan.strips, plan.places, *maps, plan.row_copies, plan.column_copies)

@@ -19,7 +19,7 @@ from acmix_jax.ops.neighborhood.tpu_plan import SPILLS
 def backward(q, k, v, out, log_sum, dout, window_size, stride, dilation, interpret=False):
     """Gradients of q, k and v, of their shapes and types, from those of `forward`'s result. `out` is not needed."""
     plan = tiles.make_plan(q, k, window_size, stride, dilation)
-    specs, strips = tiles.Specs(plan, len(q)), len(plan.strips)
+    specs, strips = tiles.Specs(plan, q.shape[0]), len(plan.strips)
     total, finished, late = plan.sums
     dkeys = pl.BlockSpec(
         (finished, plan.key_block[1], plan.side, plan.channels), lambda j, b, s, *_: (jnp.maximum(s - late, 0), 0, b, j)
@@ -32,7 +32,7 @@ def backward(q, k, v, out, log_sum, dout, window_size, stride, dilation, interpr
         partial(_backward_kernel, plan=plan),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
-            grid=(plan.groups, pl.cdiv(len(q), plan.side), strips + late),
+            grid=(plan.groups, pl.cdiv(q.shape[0], plan.side), strips + late),
             in_specs=[specs.queries, specs.keys, specs.keys, specs.queries, specs.log_sum, *specs.copies],
             out_specs=[specs.queries, dkeys, dkeys],
             scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in sums],

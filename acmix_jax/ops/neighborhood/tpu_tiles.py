@@ -12,7 +12,9 @@ LOG2_E = 1.4426950408889634  # the kernels take powers of two
 
 def make_plan(q, k, window_size, stride, dilation):
     """The plan for q and k, `[B, H, W, heads, dim]` of their own H and W."""
-    return plan_tiles(len(q), q.shape[1:3], k.shape[1:3], *q.shape[3:], window_size, stride, dilation, q.dtype.itemsize)
+    return plan_tiles(
+        q.shape[0], q.shape[1:3], k.shape[1:3], *q.shape[3:], window_size, stride, dilation, q.dtype.itemsize
+    )
 
 
 def to_pixels(x, plan):
