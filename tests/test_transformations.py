@@ -61,6 +61,24 @@ def test_a_layer_has_forward_mode_and_second_derivatives(layer):
     assert_modes_agree(loss, params, 1e-4)
 
 
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_a_layer_takes_no_images_at_all(layer):
+    x = jnp.zeros((0, 6, 6, 32))
+    params = draw(jax.eval_shape(layer.init, jax.random.key(0), x)["params"])
+
+    @jax.jit
+    def out_and_gradient(params):
+        def loss(params):
+            out, _ = layer.apply({"params": params}, x, mutable=["batch_stats"])
+            return out.sum(), out
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    gradient, out = out_and_gradient(params)
+    assert out.shape[0] == 0
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(gradient))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_has_forward_mode_and_second_derivatives(name):

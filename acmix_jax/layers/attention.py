@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from acmix_jax.layers.norm import BatchNorm
 from acmix_jax.layers.weights import Initializer, Weights, normal_02, torch_bias, torch_default
@@ -83,7 +84,7 @@ class _SharedWeights(nn.Module):
         return x
 
     def _aggregate(self, weights, v):
-        out = patchwise.aggregate(weights, v.reshape(*v.shape[:3], -1), **self._window)
+        out = patchwise.aggregate(weights, lax.collapse(v, 3), **self._window)
         return out.reshape(*out.shape[:3], *v.shape[3:])
 
 
@@ -97,9 +98,9 @@ class PatchwiseAttention(_SharedWeights):
     @nn.compact
     def __call__(self, q: jax.Array, k: jax.Array, v: jax.Array, train: bool = False) -> jax.Array:
         shared, taps = v.shape[-1] * v.shape[-2] // self.share, self.window_size**2
-        q, k = (x.reshape(*x.shape[:3], -1) for x in (q, k))
+        q, k = (lax.collapse(x, 3) for x in (q, k))
         patches = patchwise.unfold(k, **self._window).swapaxes(-1, -2)  # [B, H, W, channels, taps]
-        x = jnp.concatenate([q, patches.reshape(*patches.shape[:3], -1)], axis=-1)
+        x = jnp.concatenate([q, lax.collapse(patches, 3)], axis=-1)
         weights = self._perceptron(x, shared, shared * taps, train)
         return self._aggregate(weights.reshape(*weights.shape[:3], shared, taps), v)
 
@@ -114,7 +115,7 @@ class PairwiseAttention(_SharedWeights):
     @nn.compact
     def __call__(self, q: jax.Array, k: jax.Array, v: jax.Array, train: bool = False) -> jax.Array:
         shared = v.shape[-1] * v.shape[-2] // self.share
-        q, k = (x.reshape(*x.shape[:3], -1) for x in (q, k))
+        q, k = (lax.collapse(x, 3) for x in (q, k))
 
         def difference(x, y):  # [B, H, W, taps, C]
             return x[:, :, :, None] - patchwise.unfold(y, **self._window)
@@ -159,17 +160,17 @@ class WindowAttention(nn.Module):
         """
         self.sow("intermediates", "shift", np.array(shift))  # for analysis of maps that are rolled here
         window = window or (self.window_size, self.window_size)
-        height, width, heads = q.shape[1:4]
+        height, width, heads, dim = q.shape[1:]
         table = self.param("relative_position_bias", normal_02, ((2 * self.window_size - 1) ** 2, heads))
         bias = table[relative_position_index(window, self.window_size)]  # [pixels, pixels, heads]
         mask = shift_mask(height, width, window, shift)[:, None] if any(shift) else None
 
         def to_windows(x):  # cut with the channels in one axis: TPUs move whole lanes then, and not those of each head
-            cut = partition(x.reshape(*x.shape[:3], -1), window)
-            return cut.reshape(*cut.shape[:3], *x.shape[3:])
+            cut = partition(x.reshape(*x.shape[:3], heads * dim), window)
+            return cut.reshape(*cut.shape[:3], heads, dim)
 
         out = softmax_attention(*map(to_windows, (q, k, v)), bias.transpose(2, 0, 1), mask)
-        return reverse(out.reshape(*out.shape[:3], -1), window, height, width).reshape(q.shape)
+        return reverse(out.reshape(*out.shape[:3], heads * dim), window, height, width).reshape(q.shape)
 
 
 class GlobalAttention(nn.Module):
@@ -186,7 +187,7 @@ class GlobalAttention(nn.Module):
           tokens: q, k and v `[B, T, heads, dim]` of tokens that take part beside the map. With them, the result is the
             pair (map, `[B, T, heads, dim]`).
         """
-        sequences = [x.reshape(x.shape[0], -1, *x.shape[3:]) for x in (q, k, v)]
+        sequences = [lax.collapse(x, 1, 3) for x in (q, k, v)]
         if tokens is None:
             return softmax_attention(*sequences).reshape(q.shape)
         joined = (jnp.concatenate(pair, axis=1) for pair in zip(tokens, sequences, strict=True))

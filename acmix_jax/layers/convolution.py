@@ -65,7 +65,7 @@ class ShiftConvolution(nn.Module):
         )  # fmt: skip
 
     def needs_pieces(self, in_features: int) -> bool:
-        """True if the form starts from the pieces of Stage I on any backend."""
+        """True if the form of any backend starts from the pieces of Stage I."""
         return any(self._form_on(backend, in_features) != "dense" for backend in choice.LIMITS)
 
     def _form_on(self, backend, in_features):

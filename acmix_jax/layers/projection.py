@@ -64,17 +64,17 @@ class Projection(nn.Module):
         q_stride = 1 if all_pieces else self.stride
         if self.reduction == 1 and q_stride == 1:
             joined, reduced = self._project(x, kernel, bias), None
-            pieces, (q, k, v) = self._apart(joined), self._split(joined)
+            pieces, (q, k, v) = self._to_heads(joined), self._split_qkv(joined)
         else:
             kv_map = self._reduce(x) if self.reduction > 1 else x
-            q = self._apart(self._project(subsample(x, q_stride), kernel[:, :q_width], bias[:q_width]))
+            q = self._to_heads(self._project(subsample(x, q_stride), kernel[:, :q_width], bias[:q_width]))
             joined = self._project(kv_map, kernel[:, q_width:], bias[q_width:])
-            k, v = map(self._apart, jnp.split(joined, [self._widths[1]], axis=-1))
-            pieces, reduced = (q, self._apart(joined)) if self.reduction > 1 else (None, None)
+            k, v = map(self._to_heads, jnp.split(joined, [self._widths[1]], axis=-1))
+            pieces, reduced = (q, self._to_heads(joined)) if self.reduction > 1 else (None, None)
         if q_stride != self.stride:
-            q = q[:, :: self.stride, :: self.stride]
+            q = subsample(q, self.stride)
         if tokens is not None:
-            tokens = tuple(self._split(self._project(tokens.astype(self.dtype), kernel, bias)))
+            tokens = tuple(self._split_qkv(self._project(tokens.astype(self.dtype), kernel, bias)))
         return Projected(q, k, v, tokens, pieces, reduced, kernel, bias)
 
     @property
@@ -91,14 +91,14 @@ class Projection(nn.Module):
         """`[..., C]` to `[..., sum of widths]`."""
         # One axis of pixels, since XLA on CPUs would write the projections' gradient twice for a bias added to a map.
         projected = linear(x, kernel.astype(self.dtype)).reshape(-1, kernel.shape[-1])
-        return add_to_each(projected, bias).reshape(*x.shape[:-1], -1)
+        return add_to_each(projected, bias).reshape(*x.shape[:-1], kernel.shape[-1])
 
-    def _split(self, joined):
+    def _split_qkv(self, joined):
         # Before the heads are apart: TPUs would pad the few channels of a head to 128 lanes.
-        return [self._apart(x) for x in jnp.split(joined, np.cumsum(self._widths)[:-1], axis=-1)]
+        return [self._to_heads(x) for x in jnp.split(joined, np.cumsum(self._widths)[:-1], axis=-1)]
 
-    def _apart(self, x):
-        return x.reshape(*x.shape[:-1], -1, self.dim)
+    def _to_heads(self, x):
+        return x.reshape(*x.shape[:-1], x.shape[-1] // self.dim, self.dim)
 
     def _reduce(self, x):
         """`[B, H, W, C]` to `[B, H // reduction, W // reduction, C]`."""

@@ -1,5 +1,6 @@
 """Softmax attention: the products that all kinds share, and the whole of it between two sets of tokens (Swin, PVT)."""
 
+import math
 from functools import partial
 
 import jax
@@ -26,7 +27,7 @@ def softmax_attention(
     q, k, v = (x.swapaxes(-3, -2) for x in (scale(q), k, v))
     logits = dot("...qd,...kd->...qk", q, k)
     if bias is not None:
-        logits = add_to_each(logits.reshape(-1, *bias.shape), bias).reshape(logits.shape)
+        logits = add_to_each(logits.reshape(math.prod(logits.shape[:-3]), *bias.shape), bias).reshape(logits.shape)
     if mask is not None:
         logits += mask
     return attend(logits, v)[0].swapaxes(-3, -2)

@@ -1,4 +1,6 @@
-"""Default form of each path by backend. All forms of a path compute the same; they differ in time and memory.
+"""Default form of the two paths that have several, by backend: ResNet's attention and all networks' convolution.
+
+All forms of a path compute the same; they differ in time and memory. Swin, PVT and SAN have one form of attention.
 
 A program gets the form of the backend that it is lowered for (`by_backend`), whatever the default backend of the
 process: a TPU's program can be compiled, or exported, on a machine without one.
@@ -19,12 +21,12 @@ class Limits(NamedTuple):
     dense_features: float  # convolution: dense up to this many input features, multiply_shift beyond
 
 
-_NONE = Limits(tiled_queries=math.inf, dense_features=math.inf)
+_NO_LIMITS = Limits(tiled_queries=math.inf, dense_features=math.inf)
 
 LIMITS = {
     "cpu": Limits(tiled_queries=512, dense_features=128),  # measured, docs/performance.md
-    "gpu": _NONE,  # by the compiler's numbers, docs/accelerators.md; nobody has timed either path there
-    "tpu": _NONE,
+    "gpu": _NO_LIMITS,  # by the compiler's numbers, docs/accelerators.md; nobody has timed either path there
+    "tpu": _NO_LIMITS,
 }
 _PLATFORMS = {"cpu": ("cpu",), "gpu": ("cuda", "rocm"), "tpu": ("tpu",)}  # as JAX's lowering names them
 
@@ -42,7 +44,8 @@ def convolution_form(in_features: int, stride: int, backend: str) -> str:
     """Default form of the convolution path for an input of `in_features` channels.
 
     Per output pixel, dense costs k^2 multiply-adds for each pair of input and output feature. The cost of
-    multiply_shift does not depend on `in_features`, but it needs the queries of pixels that a stride skips.
+    multiply_shift does not depend on `in_features`, but it needs the queries of pixels that a stride skips. So that no
+    program computes those for another backend's form, a strided layer is dense everywhere (docs/performance.md).
 
     Args:
       backend: "cpu", "gpu" or "tpu", as `jax.default_backend()` returns it.
@@ -71,4 +74,4 @@ def by_backend(choose: Callable[[str], Any], compute: Callable[..., Any], *opera
 
 
 def _limits(backend):
-    return LIMITS.get(backend, _NONE)
+    return LIMITS.get(backend, _NO_LIMITS)

@@ -6,6 +6,7 @@ row-major order. Channels share weights: channel c of the values uses weight cha
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from acmix_jax.errors import UserError
 
@@ -39,6 +40,7 @@ def aggregate(weights: jax.Array, v: jax.Array, *, window_size: int, stride: int
       `[B, ceil(H / stride), ceil(W / stride), C]`.
     """
     patches = unfold(v, window_size=window_size, stride=stride, dilation=dilation)
-    patches = patches.reshape(*patches.shape[:4], -1, weights.shape[3])  # [B, H, W, taps, C / shared, shared]
+    shared = weights.shape[3]
+    patches = patches.reshape(*patches.shape[:4], v.shape[-1] // shared, shared)  # [B, H, W, taps, C / shared, shared]
     out = jnp.einsum("bhwjt,bhwtsj->bhwsj", weights, patches)
-    return out.reshape(*out.shape[:3], -1)
+    return lax.collapse(out, 3)

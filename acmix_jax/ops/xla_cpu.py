@@ -5,8 +5,9 @@ can be chosen by hand, and forward mode and higher derivatives still work. What 
 program that is lowered for it, whatever the default backend of the process; off the CPU that is the plain expression.
 """
 
+import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -19,7 +20,8 @@ from jax.interpreters import ad, batching, mlir
 class Multilinear:
     """An operation that is linear in each of its arrays, with transposes chosen by hand.
 
-    A call takes the arrays, and parameters as keywords; the parameters are no arrays and hashable.
+    A call takes the arrays, and parameters as keywords; the parameters are no arrays and hashable. Under `jax.vmap` it
+    becomes an operation on batches, with the same transposes.
     """
 
     def __init__(self, expression: Callable, *transposes: Callable, cpu: Callable | None = None):
@@ -33,8 +35,28 @@ class Multilinear:
         self.expression, self.transposes, self.cpu = expression, transposes, cpu or expression
 
     def __call__(self, *arrays: Any, **parameters: Any) -> Any:
+        # In a shard_map, all arrays vary alike: the gradient of what is the same on all devices is summed over them.
+        axes = [jax.typeof(array).manual_axis_type.varying for array in arrays]
+        missing = [tuple(frozenset().union(*axes) - own) for own in axes]
+        arrays = [lax.pcast(x, names, to="varying") if names else x for x, names in zip(arrays, missing, strict=True)]
         jaxpr = jax.make_jaxpr(partial(self.expression, **parameters))(*arrays)
         return _multilinear.bind(*arrays, jaxpr=jaxpr, operation=self, parameters=tuple(parameters.items()))
+
+    @cache  # noqa: B019  # operations live as long as the program
+    def on_batches(self, axes: tuple[int | None, ...]) -> "Multilinear":
+        """The operation on arrays of which some have a batch axis in front (0) and the others none (None)."""
+
+        def over_batch(f, axes):
+            return lambda *arrays, **parameters: jax.vmap(partial(f, **parameters), axes)(*arrays)
+
+        def transpose(i):
+            of_batch = over_batch(self.transposes[i], (0, *axes[:i], *axes[i + 1 :]))
+            if axes[i] == 0:
+                return of_batch
+            return lambda *arrays, **parameters: of_batch(*arrays, **parameters).sum(axis=0)
+
+        transposes = map(transpose, range(len(axes)))
+        return Multilinear(over_batch(self.expression, axes), *transposes, cpu=over_batch(self.cpu, axes))
 
 
 _multilinear = Primitive("multilinear")  # `jaxpr` is that of the expression, for the type, and for readers of programs
@@ -48,13 +70,13 @@ def _on_cpu(*arrays, jaxpr, operation, parameters):
     return operation.cpu(*arrays, **dict(parameters))
 
 
-def _jvp(primals, tangents, **of_call):
+def _jvp(primals, tangents, **rest):
     terms = [
-        _multilinear.bind(*primals[:i], tangent, *primals[i + 1 :], **of_call)
+        _multilinear.bind(*primals[:i], tangent, *primals[i + 1 :], **rest)
         for i, tangent in enumerate(tangents)
         if type(tangent) is not ad.Zero
     ]
-    return _multilinear.bind(*primals, **of_call), sum(terms[1:], terms[0])
+    return _multilinear.bind(*primals, **rest), sum(terms[1:], terms[0])
 
 
 def _transpose(gradient, *arrays, jaxpr, operation, parameters):
@@ -68,8 +90,10 @@ def _transpose(gradient, *arrays, jaxpr, operation, parameters):
     return result
 
 
-def _batch(arrays, axes, **of_call):  # under vmap, the plain expression on every backend
-    return jax.vmap(partial(_expression, **of_call), axes)(*arrays), 0
+def _batch(arrays, axes, *, jaxpr, operation, parameters):
+    arrays = [x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(arrays, axes, strict=True)]
+    on_batches = operation.on_batches(tuple(None if axis is None else 0 for axis in axes))
+    return on_batches(*arrays, **dict(parameters)), 0
 
 
 _multilinear.def_impl(_expression)
@@ -82,6 +106,8 @@ batching.primitive_batchers[_multilinear] = _batch
 
 
 def _through_a_loop(x):
+    if 0 in x.shape:
+        return x
     first = (0,) * x.ndim
     return lax.while_loop(
         lambda carry: jnp.isnan(carry[1][first]) & (carry[0] < 0),
@@ -125,7 +151,8 @@ def _sum(x, count, dtype, from_dtype):
 def _sum_as_product(x, count, dtype, from_dtype):
     wide = jnp.promote_types(from_dtype, jnp.float32)
     ones = jnp.ones(count, from_dtype)
-    total = jnp.einsum("n,nx->x", ones, x.reshape(count, -1), precision="highest", preferred_element_type=wide)
+    rows = x.reshape(count, math.prod(x.shape[1:]))
+    total = jnp.einsum("n,nx->x", ones, rows, precision="highest", preferred_element_type=wide)
     return total.reshape(x.shape[1:]).astype(dtype)
 
 

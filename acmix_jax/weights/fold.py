@@ -29,7 +29,7 @@ def fold(variables: Variables, largest_composed: int | None = None) -> Variables
     Args:
       variables: {"params": ..., "batch_stats": ...}.
       largest_composed: convolution paths of layers with up to so many input features become one convolution; None
-        for those where that is the fastest form on this process's backend (128 on a CPU, see ops/choice.py).
+        for the limit of this process's backend in ops/choice.py (128 on a CPU).
 
     Returns:
       {"params": ..., "batch_stats": ..., "folded": ...} as NumPy arrays: "folded" replaces the removed entries.

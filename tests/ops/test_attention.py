@@ -21,8 +21,15 @@ def products(jaxpr):
 def test_all_products_of_the_gradient_are_of_the_narrow_type(attention):
     rng = np.random.default_rng(0)
     qkv = [jnp.asarray(rng.normal(size=(2, 8, 8, 2, 4)), jnp.bfloat16) for _ in range(3)]
-    gradient = jax.jit(jax.grad(lambda *qkv: attention(*qkv).astype(jnp.float32).sum(), argnums=(0, 1, 2)))
+
+    def gradient_of(attention):
+        return jax.jit(jax.grad(lambda *qkv: attention(*qkv).astype(jnp.float32).sum(), argnums=(0, 1, 2)))
+
+    gradient = gradient_of(attention)
     assert list(products(jax.make_jaxpr(gradient)(*qkv).jaxpr)) == 6 * [("bfloat16", "bfloat16")]
+    in_groups = gradient_of(jax.vmap(attention))  # as with batch_norm_groups
+    groups = jax.make_jaxpr(in_groups)(*(x[:, None] for x in qkv))
+    assert list(products(groups.jaxpr)) == 6 * [("bfloat16", "bfloat16")]
     wide = gradient(*(x.astype(jnp.float32) for x in qkv))
     for actual, expected in zip(gradient(*qkv), wide, strict=True):
         np.testing.assert_allclose(actual.astype(np.float32), expected, atol=0.03)

@@ -79,7 +79,6 @@ def test_x64_mode_changes_no_type():
     [
         ({"dim": 24}, "24 channels a head, not 16, 32, 64, 128"),
         ({"dtype": "int32"}, "queries in int32"),
-        ({"batch": 0}, "empty batch"),
     ],
 )
 def test_says_what_it_cannot_compute(change, reason):

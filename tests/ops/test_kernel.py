@@ -8,10 +8,13 @@ import pytest
 from jax import export
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from acmix_jax.errors import UserError
 from acmix_jax.ops.neighborhood import kernel, neighborhood_attention, tiled
 from acmix_jax.ops.neighborhood.reference import reference_attention
 
 WINDOW = (3, 1, 1)
+CARD = jax.sharding.AbstractDevice("NVIDIA H100", None, "cuda")  # without a GPU, jax 0.11 wants to know for which
+MESH = jax.sharding.AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=CARD)
 interpreted = partial(kernel.kernel_attention, interpret="cuda")
 
 
@@ -82,11 +85,8 @@ def test_a_batch_that_does_not_divide_is_computed_whole(arrays):
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")  # from jax 0.11 on
 def test_a_program_for_nvidia_has_kernels_and_none_for_cpus(arrays):
-    card = jax.sharding.AbstractDevice("NVIDIA H100", None, "cuda")  # without a GPU, jax 0.11 wants to know for which
-    mesh = jax.sharding.AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=card)
-
     def calls(platform):
-        with jax.sharding.use_abstract_mesh(mesh):
+        with jax.sharding.use_abstract_mesh(MESH):
             traced = jax.jit(gradients(kernel.kernel_attention)).trace(*arrays)
             return re.findall(r'name = "(\w+_kernel)"', traced.lower(lowering_platforms=(platform,)).as_text())
 
@@ -109,11 +109,28 @@ def test_a_symbolic_batch_is_tiled(arrays):
     assert_near(program.call(*arrays), jax.jit(gradients(reference_attention))(*arrays))
 
 
+def test_second_derivatives_name_the_form_that_has_them(arrays):
+    def derivative(q):
+        return gradients(kernel.kernel_attention)(q, *arrays[1:])[0].sum()
+
+    with pytest.raises(UserError, match="set attention_form to tiled"):
+        jax.grad(derivative)(arrays[0])
+
+
+@pytest.mark.parametrize("platform", kernel.KERNELS)
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
+def test_64_bits_change_nothing(arrays, platform):
+    """Integers of 64 bits would not lower beside those of 32."""
+    with jax.enable_x64(True), jax.sharding.use_abstract_mesh(MESH):
+        traced = jax.jit(gradients(kernel.kernel_attention)).trace(*arrays)
+        assert "custom_call" in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
 def test_each_reason_is_said_once(arrays, warnings, capsys, monkeypatch):
     for _ in range(2):
         kernel.kernel_attention(*arrays, *WINDOW)
     assert capsys.readouterr().err == (
-        "warning: on cpu, form 'kernel' of the attention is computed as 'tiled': there is no kernel\n"
+        "warning: form 'kernel' of the attention is computed as 'tiled' in programs for cpu: there is no kernel\n"
     )
     monkeypatch.setattr(kernel, "_platform", lambda: "cuda")
     kernel.kernel_attention(*(x[..., :3] for x in arrays), *WINDOW)

@@ -140,5 +140,37 @@ def test_all_modes_of_differentiation_agree(function):
 def test_a_batch_of_calls_is_the_calls_one_by_one(function):
     x = np.random.default_rng(0).normal(size=(2, 2, 3, 4, 2, 3)).astype(np.float32)
     gradient = jax.jit(jax.grad(lambda x: (function(x) ** 2).sum()))
+    of_batch = jax.jit(jax.grad(lambda x: (jax.vmap(function)(x) ** 2).sum()))
     one_by_one = np.stack([gradient(x) for x in x])
     np.testing.assert_allclose(jax.jit(jax.vmap(gradient))(x), one_by_one, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(of_batch(x), one_by_one, rtol=1e-4, atol=1e-5)
+
+
+def test_a_kernel_shared_by_a_batch_of_calls_gets_the_sum_of_their_gradients():
+    x, kernel = (np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in ((2, 4, 3), (3, 5)))
+
+    def loss(kernel):
+        return (jax.vmap(linear, (0, None))(x, kernel) ** 2).sum()
+
+    np.testing.assert_allclose(
+        jax.jit(jax.grad(loss))(kernel), jax.grad(lambda k: ((x @ k) ** 2).sum())(kernel), rtol=1e-5
+    )
+
+
+def test_gradients_are_summed_over_the_devices_of_a_shard_map():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    x, kernel = (np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in ((4, 3), (3, 5)))
+    rows, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+
+    def gradient(kernel, x, product):
+        return jax.grad(lambda kernel: jax.lax.psum((product(x, kernel) ** 2).sum(), "data"))(kernel)
+
+    def split(product):
+        f = partial(gradient, product=product)
+        return jax.jit(jax.shard_map(f, mesh=mesh, in_specs=(whole, rows), out_specs=whole))(kernel, x)
+
+    np.testing.assert_allclose(split(linear), split(jnp.matmul), rtol=1e-5)
+
+
+def test_an_empty_array_is_materialized():
+    assert jax.jit(materialize)(jnp.zeros((0, 3))).shape == (0, 3)

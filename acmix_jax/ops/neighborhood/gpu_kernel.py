@@ -58,10 +58,6 @@ def _choose_tiles(dim, stride, dtype):
 
 def unsupported(q, k, window_size: int, stride: int, dilation: int) -> str | None:
     """Reason why the kernels cannot compute these shapes and types, or None; q and k as in `forward`."""
-    if not all(isinstance(n, int) for n in (*q.shape, *k.shape)):
-        return "a symbolic batch size"
-    if q.shape[0] == 0:
-        return "an empty batch"
     if q.shape[-1] not in DIMS:
         return f"{q.shape[-1]} channels a head, not {', '.join(map(str, DIMS))}"
     if q.dtype != k.dtype or q.dtype.name not in DTYPES:
@@ -218,12 +214,13 @@ def _dq_kernel(cut, exp2, patch_ref, tables_ref, q_ref, k_ref, v_ref, dout_ref, 
 
 def _dkv_kernel(cut, exp2, patch_ref, tables_ref, q_ref, k_ref, v_ref, dout_ref, lse_ref, delta_ref, dk_ref, dv_ref):
     pixels, inside, one_hot = cut.own(k_ref.dtype)
-    keys, values = _scaled(_load(k_ref, pixels, inside)), _load(v_ref, pixels, inside)
+    keys, values = _load(k_ref, pixels, inside), _load(v_ref, pixels, inside)
 
     def step(c, carry):
         dk, dv = carry
         others, valid = cut.others(c, patch_ref)
-        q, dout = _load(q_ref, others, valid), _load(dout_ref, others, valid)
+        # Scaled and rounded as in the other kernels, for logits that agree with the log-sum-exp.
+        q, dout = _scaled(_load(q_ref, others, valid)), _load(dout_ref, others, valid)
         lse, delta = (plgpu.load(x.at[others], mask=valid, other=0.0)[None] for x in (lse_ref, delta_ref))
         weights = exp2(_outer(keys, q) + cut.log_copies(c, patch_ref, tables_ref, one_hot) - lse)
         dlogits = weights * (_outer(values, dout) - delta)  # [keys, queries], as the weights
@@ -231,7 +228,7 @@ def _dkv_kernel(cut, exp2, patch_ref, tables_ref, q_ref, k_ref, v_ref, dout_ref,
 
     zeros = jnp.zeros(keys.shape, jnp.float32)
     dk, dv = _walk(cut, step, (zeros, zeros))
-    plgpu.store(_at(dk_ref, pixels), (dk * _scale(keys)).astype(dk_ref.dtype), mask=inside[:, None])
+    plgpu.store(_at(dk_ref, pixels), (dk * np.float32(np.log(2))).astype(dk_ref.dtype), mask=inside[:, None])
     plgpu.store(_at(dv_ref, pixels), dv.astype(dv_ref.dtype), mask=inside[:, None])
 
 
@@ -268,9 +265,14 @@ def _scaled(x):
 
 
 def _matmul(a, b):
-    return lax.dot_general(a, b, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    return _product(a, b, (((1,), (0,)), ((), ())))
 
 
 def _outer(a, b):
     """All pairs of the rows of `[m, d]` and `[n, d]`, `[m, n]`."""
-    return lax.dot_general(a, b, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    return _product(a, b, (((1,), (1,)), ((), ())))
+
+
+def _product(a, b, axes):
+    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None  # else Triton would round float32 to 10 bits
+    return lax.dot_general(a, b, axes, precision=precision, preferred_element_type=jnp.float32)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from acmix_jax.errors import UserError
 from acmix_jax.ops.neighborhood.tiled import tiled_attention
 from acmix_jax.ops.neighborhood.tiles import subtract_position
 
@@ -27,11 +28,13 @@ def kernel_attention(q, k, v, position, window_size, stride, dilation, interpret
     """Neighborhood attention by a fused kernel.
 
     Where a kernel cannot compute the shapes or the types, and on backends without one, it is `tiled_attention`; the
-    first time for each reason, a line on stderr says so. No forward-mode derivative (`jax.jvp`) where a kernel can.
+    first time for each reason, a line on stderr says so for programs of this process's backend. Where a kernel can on
+    any backend, there is no forward-mode derivative (`jax.jvp`) and no second one.
 
     Under `jax.set_mesh`, each device computes its part of the batch. XLA cannot split a kernel: without a mesh, or if
-    the batch does not divide over its devices, it gathers all arrays and every device computes the whole batch. JAX
-    cannot lower a kernel in a program for several platforms at once (`jax.export` with more than one).
+    the batch does not divide over its devices, it gathers all arrays and every device computes the whole batch; under
+    `jax.vmap` (batch_norm_groups), the batch is that of one call. JAX cannot lower a kernel in a program for several
+    platforms at once (`jax.export` with more than one).
 
     Args:
       interpret: for tests, a platform of KERNELS, whose kernel programs for CPUs compute with plain JAX.
@@ -40,7 +43,7 @@ def kernel_attention(q, k, v, position, window_size, stride, dilation, interpret
     reasons = {platform: _unsupported(platform, q, k, *window) for platform in KERNELS}
     here = _platform()
     if interpret is None and (reason := reasons.get(here, "there is no kernel")):
-        _warn(f"on {here}, form 'kernel' of the attention is computed as 'tiled': {reason}")
+        _warn(f"form 'kernel' of the attention is computed as 'tiled' in programs for {here}: {reason}")
     platforms = tuple(platform for platform, reason in reasons.items() if reason is None)
     if not platforms:
         return tiled_attention(q, k, v, position, *window)
@@ -84,7 +87,18 @@ def _backward(window, platforms, interpret, residuals, dout):
     def by_tiled(q, k, v, out, log_sums, dout):
         return jax.vjp(lambda *qkv: tiled_attention(*qkv, None, *window), q, k, v)[1](dout)
 
-    return _on_each_device(partial(_by_platform, by_kernel, by_tiled, platforms, interpret), *residuals, dout)
+    arrays = _no_derivative((*residuals, dout))
+    return _on_each_device(partial(_by_platform, by_kernel, by_tiled, platforms, interpret), *arrays)
+
+
+@jax.custom_jvp
+def _no_derivative(arrays):
+    return arrays
+
+
+@_no_derivative.defjvp
+def _no_derivative_jvp(primals, tangents):
+    raise UserError("form 'kernel' of the attention has no second derivatives; set attention_form to tiled")
 
 
 _attend.defvjp(_forward, _backward)
@@ -108,12 +122,17 @@ def _on_each_device(f, *arrays):
 
 
 def _call(platform, direction, window, *arrays, **options):
-    return getattr(_load(platform), direction)(*arrays, *window, **options)
+    with jax.enable_x64(False):  # Mosaic takes no integers of 64 bits; all floats of the kernels are named
+        return getattr(_load(platform), direction)(*arrays, *window, **options)
 
 
 def _unsupported(platform, q, k, *window):
     """Reason why the kernel of a platform is not used for these arrays, or None."""
     kernel = _load(platform)
+    if not all(isinstance(n, int) for n in (*q.shape, *k.shape)):
+        return "a symbolic shape"
+    if 0 in q.shape:
+        return "an empty array"
     return "this jax has no Pallas for it" if kernel is None else kernel.unsupported(q, k, *window)
 
 

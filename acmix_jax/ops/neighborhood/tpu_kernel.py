@@ -7,7 +7,6 @@ subtracted from k before. Reflection costs nothing: a key seen n times gets log2
 from functools import partial
 
 import jax
-import jax.export
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -18,20 +17,19 @@ from acmix_jax.ops.neighborhood.tpu_plan import LANES, MOST_MEMORY, SPILLS, lane
 
 __all__ = ["backward", "forward", "unsupported"]
 
+MOST_HEADS = 32
 SMALL_MEMORY = ("TPU v2", "TPU v3", "TPU v4")  # 16 MiB of vector memory
 
 
 def unsupported(q, k, window_size, stride, dilation):
     """The reason why the kernels cannot take arrays (or `ShapeDtypeStruct`s) like q and k; None if they can."""
-    if any(jax.export.is_symbolic_dim(n) for n in (*q.shape, *k.shape)):
-        return "the shape is symbolic"
     heads, dim = q.shape[3:]
     if q.dtype != k.dtype or q.dtype not in (jnp.bfloat16, jnp.float32):
         return f"the TPU kernel takes bfloat16 or float32, not {q.dtype} and {k.dtype}"
+    if heads > MOST_HEADS:
+        return f"{heads} heads, more than {MOST_HEADS}, make a program of enormous length"
     if not lane_groups(heads, dim):
         return f"{heads} heads of {dim} channels do not fill groups of {LANES} lanes"
-    if 0 in q.shape:
-        return "the array is empty"
     kinds = [device.device_kind for device in jax.local_devices() if device.device_kind.startswith(SMALL_MEMORY)]
     if kinds:
         return f"{kinds[0]} has less vector memory than the kernels need"

@@ -72,7 +72,7 @@ def clear_beyond(plan, *refs):
 
 
 def for_each_tile(plan, strip, places_ref, work):
-    """Calls `work` for the tiles of a strip, with lists of `(tile, place)`: as many as make eight with their images."""
+    """Calls `work` for the tiles of a strip, with lists of `(tile, place)`; tiles times images of a list are eight."""
     tiles = plan.tiles[0] * plan.tiles[1]
     at_once = min(tiles, SUBLANES // plan.images)
 

@@ -32,7 +32,7 @@ def multiply_and_shift(
             shifts = np.array([i * kernel_size + j for i, j in offsets])
             products = _products(remainder, fc, fc_bias, banks[shifts])
             out += _move_and_sum(products, offsets=tuple(offsets.values()), size=size, from_size=products.shape[4:])
-    return materialize(out).transpose(2, 3, 4, 0, 1).reshape(*out.shape[2:], -1)
+    return lax.collapse(materialize(out).transpose(2, 3, 4, 0, 1), 3)
 
 
 def repeated_shift_convolution(
@@ -63,14 +63,15 @@ def repeated_shift_convolution(
     kernel_size = kernel.shape[0]
     batch, *coarse, _, dim = pieces.shape
     products = _products(pieces.transpose(4, 3, 0, 1, 2), fc, None, _banks(kernel, dim))
-    products = products.reshape(dim, kernel_size, kernel_size, -1, batch, *coarse)  # [dim, k, k, N, B, h, w]
+    outputs = kernel.shape[-1] // dim
+    products = products.reshape(dim, kernel_size, kernel_size, outputs, batch, *coarse)  # [dim, k, k, N, B, h, w]
     y, x = (
         jnp.asarray(_repeat_and_shift(*sizes, factor, kernel_size, stride, dilation), products.dtype)
         for sizes in zip(coarse, size, strict=True)
     )
     rows = jnp.einsum("dyxnbhw,yih->xwidnb", products, y)
     out = jnp.einsum("xjw,xwidnb->bijdn", x, rows)
-    return out.reshape(*out.shape[:3], -1)
+    return lax.collapse(out, 3)
 
 
 def _repeat_and_shift(coarse, size, factor, kernel_size, stride, dilation):
@@ -91,7 +92,7 @@ def _banks(kernel, dim):
 def _products(pieces, fc, fc_bias, banks):
     """Contribution of each pixel of pieces `[dim, S, B, H, W]` to each neighbour, `[dim, shift, N, B, H, W]`."""
     (dim, count, *batch_and_size), (shifts, taps, _, outputs) = pieces.shape, banks.shape
-    pixels = pieces.reshape(dim, count, -1)  # [dim, S, pixels]
+    pixels = lax.collapse(pieces, 2)  # [dim, S, pixels]
     # Compose fc with the kernel or apply it first, whichever takes fewer multiply-adds per pixel.
     if shifts * count * outputs <= taps * (count + shifts * outputs):
         products = batched_matmul(jnp.einsum("st,ytdn->dyns", fc, banks).reshape(dim, -1, count), pixels)

@@ -64,7 +64,7 @@ def shift_taps(
     banks = kernel.reshape(kernel_size**2, count, dim, -1)  # [shift, tap, dim, N]
     shifted = _shifted(taps, kernel_size, stride, dilation)
     out = sum(jnp.einsum("bhwdt,tdn->bhwdn", x, bank) for x, bank in zip(shifted, banks, strict=True))
-    return out.reshape(*out.shape[:3], -1)
+    return lax.collapse(out, 3)
 
 
 def _shifted(taps, kernel_size, stride, dilation):
