@@ -17,10 +17,13 @@ def own_flags(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")
 
 
-@pytest.mark.parametrize(("name", "size"), [*((name, 32) for name in SMALLEST), ("resnet26", 224)])
-def test_a_train_step_compiles(name, size):
+@pytest.mark.parametrize(
+    ("name", "size", "settings"),
+    [*((name, 32, "") for name in SMALLEST), ("resnet26", 224, ""), ("acmix_resnet26", 224, "attention_form=kernel")],
+)
+def test_a_train_step_compiles(name, size, settings):
     """`resnet26` is the smallest whose strided 1x1 convolutions have ended XLA's compiler (openxla/xla#47381)."""
-    row = compile_apart(Job(name, "train", "h100", 8, size, "bfloat16", 1, ""))
+    row = compile_apart(Job(name, "train", "h100", 8, size, "bfloat16", 1, settings))
     assert row["status"].startswith("ok"), row["status"]
     assert row["fits"]
 

@@ -5,6 +5,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,12 @@ import pytest
 import acmix_jax
 from acmix_jax.benchmark import devices, tpu_schedule
 from acmix_jax.devices import sharding
+from acmix_jax.layers.attention import LocalAttention
+from experiments import kernel_cycles
 from experiments.compile_for import Job, compile_apart
 
 SLICE = "v5e:2x2"
+KERNEL = "attention_form=kernel"
 SMALLEST = ["acmix_resnet14_stem1", "acmix_san5_stem1", "acmix_pvt_micro_patch2", "acmix_swin_micro_patch2"]
 
 
@@ -25,9 +29,9 @@ def own_flags(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")
 
 
-@pytest.mark.parametrize("name", SMALLEST)
-def test_a_train_step_compiles(name):
-    row = compile_apart(Job(name, "train", SLICE, 8, 32, "bfloat16", 1, ""))
+@pytest.mark.parametrize(("name", "settings"), [*((name, "") for name in SMALLEST), (SMALLEST[0], KERNEL)])
+def test_a_train_step_compiles(name, settings):
+    row = compile_apart(Job(name, "train", SLICE, 8, 32, "bfloat16", 1, settings))
     assert row["status"] == "ok"
     assert row["estimate_ms"] > 0
     assert row["fits"]
@@ -40,9 +44,12 @@ def test_a_slice_has_its_chips(target):
     assert (len(found), len({device.process_index for device in found})) == chips[target]
 
 
-def test_a_layer_on_several_hosts_only_adds_gradients():
+@pytest.mark.parametrize("form", ["tiled", "kernel"])
+def test_a_layer_on_several_hosts_only_adds_gradients(form):
     """The rows of the batch stay where they are: no chip gathers what others hold."""
-    layer, mesh = acmix_jax.ACmix(64, 4, dtype=jnp.bfloat16), devices.mesh_for("v5e:4x4", batch_size=16)
+    attention = partial(LocalAttention, form=form)
+    layer = acmix_jax.ACmix(64, 4, attention_kind=attention, dtype=jnp.bfloat16)
+    mesh = devices.mesh_for("v5e:4x4", batch_size=16)
     x = {"x": jax.ShapeDtypeStruct((1, 28, 28, 64), jnp.bfloat16)}
     variables = jax.eval_shape(lambda: layer.init(jax.random.key(0), jnp.zeros(x["x"].shape, jnp.bfloat16)))
     rows = sharding.batch_shapes(x, 16, mesh)["x"]
@@ -51,6 +58,14 @@ def test_a_layer_on_several_hosts_only_adds_gradients():
         compiled = jax.jit(gradient).lower(sharding.with_sharding(variables, sharding.replicated(mesh)), rows).compile()
     kinds = {collective.split()[1] for collective in devices.facts_of(compiled, "v5e:4x4").collectives.split(", ")}
     assert kinds == {"all-reduce"}
+    assert ("tpu_custom_call" in compiled.as_text()) == (form == "kernel")
+
+
+@pytest.mark.parametrize("kernel", ["forward", "backward"])
+def test_cycles_of_a_kernel_are_counted(kernel):
+    row = kernel_cycles.count(kernel_cycles.LAYERS["512@7"], kernel, "bfloat16")
+    assert 10_000 < row["cycles"] < 200_000
+    assert row["MXU"] > 0.2
 
 
 PRODUCT = """
