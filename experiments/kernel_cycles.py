@@ -4,8 +4,8 @@ python -m experiments.kernel_cycles --out=runs/kernel_cycles
 
 Compiles the forward and the backward kernel of each layer of ResNet-50 (64 images) and of its layers on detection maps
 of 800 x 1344 pixels (2 images) for one TPU v5e, without one (pip install "jax[tpu]"). Writes kernel_cycles.csv after
-each kernel, and record.json; rows that are there are not compiled again. Counts, not measurements: cycles do not hold
-waits for memory.
+each kernel, kernel_cycles.png and record.json; rows that are there are not compiled again. Counts, not measurements:
+cycles do not hold waits for memory.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from matplotlib.figure import Figure
 
 from acmix_jax.benchmark import devices, tpu_schedule
 from acmix_jax.config import local_path
@@ -111,13 +112,34 @@ def count(layer: Layer, kernel: str, dtype: str) -> dict:
             "compile_s": seconds, "compiler": compiler_of(TARGET)}  # fmt: skip
 
 
+def draw(rows: list[dict[str, str]], path: Path) -> None:
+    """Draws the milliseconds of each layer's two kernels; those of unknown cycles have no bar."""
+    rows = [row for row in rows if row["ms"]]
+    names = list(dict.fromkeys(row["layer"] for row in rows))
+    figure = Figure(figsize=(2 + 0.7 * max(4, len(names)), 3.5), layout="constrained")
+    axes = figure.subplots()
+    for side, kernel in ((-0.2, "forward"), (0.2, "backward")):
+        chosen = [row for row in rows if row["kernel"] == kernel]
+        places = [names.index(row["layer"]) + side for row in chosen]
+        bars = axes.bar(places, [float(row["ms"]) for row in chosen], 0.38, label=kernel)
+        axes.bar_label(bars, [f"{float(row['ms']):.2f}" for row in chosen], fontsize="x-small")
+    batches = {row["layer"]: row["batch"] for row in rows}
+    axes.set_xticks(range(len(names)), [f"{name}\n{batches[name]} images" for name in names], fontsize="x-small")
+    axes.set_ylabel("ms by cycles at 1.5 GHz")
+    axes.set_title(
+        f"Local attention's kernels on a TPU v5e, counted in the schedule of {rows[0]['compiler']}", fontsize="small"
+    )
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
 @one_line_errors()
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", default=",".join(LAYERS), help="names such as 64@56,128@56s2, joined by commas")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
-    parser.add_argument("--out", type=local_path, default=Path("runs/kernel_cycles"), help="gets the table")
+    parser.add_argument("--out", type=local_path, default=Path("runs/kernel_cycles"), help="gets table and picture")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.job:
@@ -136,6 +158,8 @@ def main() -> None:
             table.add(row := count(LAYERS[name], kernel, arguments.dtype))
             ms = "cycles unknown" if row["ms"] is None else f"{row['ms']:.3f} ms"
             print(f"{number} of {len(jobs)}: {name} {kernel}: {ms}, {row['spills']} spills", flush=True)
+    if any(row["ms"] for row in table.rows):
+        draw(table.rows, arguments.out / "kernel_cycles.png")
     results.write_record(arguments.out, __doc__, "counted in the schedule of the TPU's compiler, not measured")
 
 

@@ -31,7 +31,11 @@ def test_a_kernel_in_the_table_is_not_compiled_again(tmp_path, monkeypatch, caps
     def count(layer, kernel, dtype):
         counted.append((str(layer), kernel))
         row = {"layer": layer, "kernel": kernel, "dtype": dtype, "compiler": kernel_cycles.compiler_of("v5e:1x1")}
-        return dict.fromkeys(kernel_cycles.COLUMNS, 1) | {"cycles": None, "ms": None} | row
+        return (
+            dict.fromkeys(kernel_cycles.COLUMNS, 1)
+            | {"cycles": None, "ms": None if kernel == "backward" else 0.5}
+            | row
+        )
 
     monkeypatch.setattr(devices, "check_target", lambda target: None)
     monkeypatch.setattr(kernel_cycles, "count", count)
@@ -41,5 +45,6 @@ def test_a_kernel_in_the_table_is_not_compiled_again(tmp_path, monkeypatch, caps
     assert counted == [("512@7", "forward"), ("512@7", "backward"), ("64@56", "forward"), ("64@56", "backward")]
     assert "4 of 4: 64@56 backward: cycles unknown, 1 spills" in capsys.readouterr().out
     rows = list(csv.DictReader((tmp_path / "kernel_cycles.csv").read_text().splitlines()))
-    assert [row["cycles"] for row in rows] == [""] * 4
+    assert [row["ms"] for row in rows] == ["0.5", "", "0.5", ""]
+    assert (tmp_path / "kernel_cycles.png").stat().st_size > 10_000
     assert (tmp_path / "record.json").exists()
