@@ -124,7 +124,8 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
         bars = axes.bar(places, [float(row["ms"]) for row in chosen], 0.38, label=kernel)
         axes.bar_label(bars, [f"{float(row['ms']):.2f}" for row in chosen], fontsize="x-small")
     batches = {row["layer"]: row["batch"] for row in rows}
-    axes.set_xticks(range(len(names)), [f"{name}\n{batches[name]} images" for name in names], fontsize="x-small")
+    labels = [name.replace("@", "@\n") + f"\n{batches[name]} images" for name in names]
+    axes.set_xticks(range(len(names)), labels, fontsize="x-small")
     axes.set_ylabel("ms by cycles at 1.5 GHz")
     axes.set_title(
         f"Local attention's kernels on a TPU v5e, counted in the schedule of {rows[0]['compiler']}", fontsize="small"
