@@ -45,7 +45,7 @@ _COLLECTIVE = r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-per
 
 
 class Facts(NamedTuple):
-    """What the compiler says of a program, for each device; None where it says nothing.
+    """Facts that the compiler tells of a program, for each device; None where it tells nothing.
 
     Attributes:
       arguments_gib, results_gib, temp_gib: memory of the arguments, of the results and of arrays in between.

@@ -73,7 +73,7 @@ def _kernel(name, slots, listing):
 
 
 def _runs(listing):
-    """How often each bundle runs; None in a loop without a constant end."""
+    """Number of runs of each bundle; None in a loop without a constant end."""
     loops, depths, ends = [], {}, {}  # the loops around each bundle; of each loop its depth, and what it counts to
     stack = []
     for number, (marks, depth, text) in enumerate(_BUNDLE.findall(listing)):

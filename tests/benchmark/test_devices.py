@@ -15,7 +15,7 @@ from acmix_jax.errors import UserError
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What a compiler, taken for installed, is asked for."""
+    """Options that a compiler, taken for installed, is asked for."""
     arguments = {}
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: True)
     monkeypatch.setattr(

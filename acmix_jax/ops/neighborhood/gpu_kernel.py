@@ -110,7 +110,7 @@ def _flat(*maps):
 
 
 class _Cut:
-    """Which pixels a program works on: those of its tile, and those of the tile's patch in the other map."""
+    """Pixels that a program works on: those of its tile, and those of the tile's patch in the other map."""
 
     def __init__(self, tiles: Tiles, size, window, by_keys):
         queries = tuple(-(-n // window[1]) for n in size)
@@ -142,7 +142,7 @@ class _Cut:
         return jnp.where(inside, y * self.width_of_others + x, 0), inside
 
     def log_copies(self, step, patch_ref, tables_ref, one_hot):
-        """What the chunk's pixels add to their logits, `[own pixels, chunk]`."""
+        """Addition to the logits of the chunk's pixels, `[own pixels, chunk]`."""
         chunk = pl.ds(step * self.tiles.chunk, self.tiles.chunk)
         return _matmul(one_hot, tables_ref[patch_ref[2], :, chunk])
 

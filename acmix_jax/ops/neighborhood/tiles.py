@@ -38,7 +38,7 @@ def cut_map(size, window_size, stride, dilation, largest):
 
 
 def count_copies(size, window_size, stride, dilation):
-    """How often the window of each query holds each key of an axis, int `[ceil(size / stride), size]`."""
+    """Counts how often the window of each query holds each key of an axis, int `[ceil(size / stride), size]`."""
     return (window_indices(size, window_size, stride, dilation)[..., None] == np.arange(size)).sum(1)
 
 

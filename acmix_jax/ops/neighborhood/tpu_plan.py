@@ -1,4 +1,4 @@
-"""Where the tiles of the TPU kernels lie.
+"""Plan of the TPU kernels: the place of each tile of queries and of its patch of keys.
 
 Maps are `[H, W, B, channels]` with the images in sublanes, as XLA lays out the maps of convolutions: a vector register
 of a TPU is 8 sublanes of 128 lanes, and its eight images of one pixel lie side by side. So the kernels need no copy of
@@ -80,7 +80,7 @@ class Plan(NamedTuple):
 
 
 def lane_groups(heads, dim):
-    """How the channels fill groups of lanes: (heads of a group, groups), or None if they do not."""
+    """Fills groups of lanes with the channels: (heads of a group, groups), or None if they do not fit."""
     if heads * dim <= LANES:
         return heads, 1
     if LANES % dim == 0 and heads * dim % LANES == 0:

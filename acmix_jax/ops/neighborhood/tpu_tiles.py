@@ -1,4 +1,4 @@
-"""How the TPU kernels read and write their tiles (`tpu_plan.py` says where those lie)."""
+"""Reading and writing the tiles of the TPU kernels (`tpu_plan.py` says where they lie)."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def from_pixels(x, shape):
 
 
 class Specs:
-    """How arrays are cut for the programs of a grid: groups of lanes, blocks of images, strips of rows."""
+    """Blocks of the arrays for the programs of a grid: groups of lanes, blocks of images, strips of rows."""
 
     def __init__(self, plan, batch):
         self.plan, last = plan, len(plan.strips) - 1
