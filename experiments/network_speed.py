@@ -3,13 +3,15 @@
 python -m experiments.network_speed --out=runs/network_speed --released-code=ACmix
 
 The networks of one family are compiled first and then run in turns. "forward" is evaluation, "folded forward" the same
-after folding the weights, "train" a step of SGD with momentum on cross entropy. Writes network_speed.csv after each
-family; without a clone of the released code its rows are missing and the printed table says "not measured". Needs the
-base dependencies alone, and torch for the released code.
+after folding the weights, "train" a step of SGD with momentum on cross entropy. --attention-forms=kernel measures
+ResNet-ACmix with this form of attention, too. Writes network_speed.csv after each family; without a clone of the
+released code its rows are missing and the printed table says "not measured". Needs the base dependencies alone, and
+torch for the released code.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -21,6 +23,7 @@ from acmix_jax.analysis.complexity import complexity
 from acmix_jax.benchmark.timing import (
     Program,
     Row,
+    compile_all,
     compiled,
     compiled_step,
     device_name,
@@ -30,6 +33,7 @@ from acmix_jax.benchmark.timing import (
 )
 from acmix_jax.errors import check_choice, one_line_errors
 from acmix_jax.models import parse_name
+from acmix_jax.ops import neighborhood
 from acmix_jax.weights.fold import fold
 from experiments import released_code, results
 
@@ -44,8 +48,8 @@ def plain_networks(names: str) -> list[str]:
     return networks
 
 
-def programs(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> dict[str, Program]:
-    """Evaluation, evaluation with folded weights, and train step of one of our networks, by pass."""
+def programs(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> dict[str, Callable[[], Program]]:
+    """Compile evaluation, evaluation with folded weights, and train step of one of our networks, by pass."""
     variables = jax.jit(model.init)(jax.random.key(0), images[:1])
     images, labels = jnp.asarray(images), jnp.asarray(labels)
 
@@ -64,9 +68,9 @@ def programs(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> dict[s
     statistics = {name: value for name, value in variables.items() if name != "params"}
     state = jax.tree.map(jnp.copy, (params, jax.tree.map(jnp.zeros_like, params), statistics))
     return {
-        "forward": compiled(model.apply, variables, images),
-        "folded forward": compiled(model.apply, jax.device_put(fold(variables)), images),
-        "train": compiled_step(train, state, images, labels),
+        "forward": partial(compiled, model.apply, variables, images),
+        "folded forward": partial(compiled, model.apply, jax.device_put(fold(variables)), images),
+        "train": partial(compiled_step, train, state, images, labels),
     }
 
 
@@ -77,10 +81,12 @@ def measure(plain: str, arguments: argparse.Namespace) -> Iterator[Row]:
     images = rng.normal(size=(batch, size, size, 3)).astype(np.float32)
     labels = rng.integers(0, 1000, batch)
     fields = {} if plain.startswith(("resnet", "san")) else {"drop_path": 0.0}
-    timed: dict[tuple[str, str, str], Program] = {}
-    for name in (plain, f"acmix_{plain}"):
-        model = create_model(name, dtype=dtype, **fields)
-        timed |= {(name, "acmix_jax", way): p for way, p in programs(model, images, labels).items()}
+    models = {(name, "acmix_jax"): create_model(name, dtype=dtype, **fields) for name in (plain, f"acmix_{plain}")}
+    for form in arguments.attention_forms if plain.startswith("resnet") else ():
+        model = create_model(f"acmix_{plain}", dtype=dtype, attention_form=form)
+        models[f"acmix_{plain}", f"acmix_jax {form}"] = model
+    waiting = {(*key, way): p for key, model in models.items() for way, p in programs(model, images, labels).items()}
+    timed = compile_all(waiting)
     name = f"acmix_{plain}"
     if arguments.released_code and name in released_code.NETWORKS:
         network = released_code.network(arguments.released_code, name)
@@ -108,7 +114,7 @@ def show(rows: list[Row]) -> None:
         memory = "" if row.peak_memory_mb is None else f"{row.peak_memory_mb:,.0f} MB"
         compile_s = "" if row.compile_s is None else f"compiled in {row.compile_s:.0f} s"
         print(
-            f"{row.model:17} {row.implementation:9} {row.pass_:14}{row.step_time_ms:9.1f} ms "
+            f"{row.model:17} {row.implementation:16} {row.pass_:14}{row.step_time_ms:9.1f} ms "
             f"({row.step_time_q1_ms:.1f} to {row.step_time_q3_ms:.1f}){row.step_time_ms / plain:6.2f} x plain  "
             f"{ratio if name.is_acmix else '':24} {memory:>10} {compile_s}".rstrip(),
             flush=True,
@@ -121,7 +127,11 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--networks", default=NETWORKS, help="plain names, joined by commas")
     parser.add_argument("--img-size", type=int, default=224)
+    parser.add_argument("--attention-forms", default="", help="of ResNet-ACmix, beside the default one")
     arguments = parser.parse_args()
+    arguments.attention_forms = list(filter(None, arguments.attention_forms.split(",")))
+    for form in arguments.attention_forms:
+        check_choice("form of attention", form, neighborhood.FORMS)
     networks = plain_networks(arguments.networks)
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(f"{device_name()}; batch {arguments.batch}, {arguments.dtype}; median (quartiles) of {arguments.rounds}")

@@ -3,7 +3,8 @@
 python -m experiments.operator_speed --out=runs/operator_speed --released-code=ACmix
 
 The layers are the 3x3 layers of ResNet-50 and the mixing layers of Swin-T, PVT-T and SAN10 at 224 x 224 pixels; forward
-alone, and forward with backward of a loss that depends on the output. All programs of one layer are measured in turns.
+alone, and forward with backward of a loss that depends on the output. All programs of one layer are measured in turns;
+--forms=acmix,"attention kernel" leaves out all forms but these and the plain layer.
 Writes operator_speed.csv after each layer; without a clone of the released code its rows are missing. Needs the base
 dependencies alone, and torch for the released code.
 """
@@ -20,7 +21,7 @@ import numpy as np
 
 from acmix_jax import ACmix
 from acmix_jax.analysis.complexity import multiply_adds
-from acmix_jax.benchmark.timing import Program, Row, compiled, device_name, in_turns, parser_of, quartiles
+from acmix_jax.benchmark.timing import Program, Row, compile_all, compiled, device_name, in_turns, parser_of, quartiles
 from acmix_jax.errors import check_choice, one_line_errors
 from acmix_jax.layers.attention import GlobalAttention, LocalAttention, PatchwiseAttention, WindowAttention
 from acmix_jax.layers.self_attention import SelfAttention
@@ -73,8 +74,8 @@ def forms(layer: Layer) -> dict[str, nn.Module]:
     return modules | {f"convolution {form}": acmix(shift_form=form, paths="convolution") for form in shift.FORMS}
 
 
-def programs(module: nn.Module, x: jax.Array, dtype: str) -> dict[str, Program]:
-    """The forward pass, and forward with backward, of a module by name."""
+def programs(module: nn.Module, x: jax.Array, dtype: str) -> dict[str, Callable[[], Program]]:
+    """Compile the forward pass, and forward with backward, of a module, by name."""
     module = module.clone(dtype=dtype)
     variables = jax.jit(module.init)(jax.random.key(0), x)
 
@@ -83,8 +84,8 @@ def programs(module: nn.Module, x: jax.Array, dtype: str) -> dict[str, Program]:
 
     backward = jax.value_and_grad(loss, argnums=(0, 1))
     return {
-        "forward": compiled(module.apply, variables, x),
-        "forward+backward": compiled(backward, variables, x),
+        "forward": partial(compiled, module.apply, variables, x),
+        "forward+backward": partial(compiled, backward, variables, x),
     }
 
 
@@ -94,13 +95,16 @@ def measure(layer: Layer, arguments: argparse.Namespace) -> Iterator[Row]:
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     x = jnp.asarray(images, arguments.dtype)
     modules = forms(layer)
-    timed = {(name, way): p for name, m in modules.items() for way, p in programs(m, x, arguments.dtype).items()}
+    if arguments.forms:
+        modules = {name: module for name, module in modules.items() if name in (*arguments.forms, "plain")}
+    waiting = {(name, way): p for name, m in modules.items() for way, p in programs(m, x, arguments.dtype).items()}
+    timed = compile_all(waiting)
     if arguments.released_code and layer.family == "resnet":
         operator = released_code.operator(arguments.released_code, layer.features, layer.fields["stride"])
         ways = released_code.programs(operator, images, dtype=arguments.dtype)
         timed |= {("released", way): program for way, program in ways.items()}
     costs = {name: _cost(module, x[:1]) for name, module in modules.items()}
-    definition = modules["acmix"].clone(shift_form="slices")
+    definition = forms(layer)["acmix"].clone(shift_form="slices")
     if layer.family == "resnet":
         definition = definition.clone(attention_kind=partial(LocalAttention, form="reference"))
     costs["released"] = _cost(definition, x[:1])
@@ -137,7 +141,11 @@ def main() -> None:
     """Runs the command line."""
     parser = parser_of(__doc__)
     parser.add_argument("--layers", default="all", help='names such as "resnet 64@56", joined by commas')
+    parser.add_argument("--forms", default="", help="joined by commas; default: all")
     arguments = parser.parse_args()
+    arguments.forms = list(filter(None, arguments.forms.split(",")))
+    for form in arguments.forms:
+        check_choice("form", form, {name for layer in LAYERS for name in forms(layer)})
     layers = {str(layer): layer for layer in LAYERS}
     names = list(layers) if arguments.layers == "all" else arguments.layers.split(",")
     for name in names:

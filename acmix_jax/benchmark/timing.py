@@ -5,8 +5,10 @@ Other load on the machine then affects all of them alike, so that the ratio of t
 
 import argparse
 import math
+import os
 import time
 from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +69,12 @@ def compiled_step(f: Callable[..., Any], state: Any, *arguments: Any) -> Program
         return state
 
     return Program(run, compile_s=seconds, peak_memory_mb=peak_memory_mb(program))
+
+
+def compile_all(waiting: Mapping[Hashable, Callable[[], Program]]) -> dict[Hashable, Program]:
+    """Calls each value, which compiles a program; on accelerators, which are rented, all cores do so at once."""
+    with ThreadPoolExecutor(1 if jax.default_backend() == "cpu" else os.cpu_count()) as pool:
+        return dict(zip(waiting, pool.map(lambda compile_one: compile_one(), waiting.values()), strict=True))
 
 
 def peak_memory_mb(program: jax.stages.Compiled) -> float:
