@@ -26,6 +26,7 @@ from acmix_jax.layers.attention import (
 )
 from acmix_jax.layers.self_attention import SelfAttention
 from acmix_jax.layers.weights import check_trainable, kaiming_fan_out, normal_02, torch_default
+from acmix_jax.ops.choice import run_attention_form
 
 
 class ModelName(NamedTuple):
@@ -139,10 +140,19 @@ def create_model(name: str, num_classes: int = 1000, dtype: Any = jnp.float32, *
     return Classifier(create_backbone(name, dtype, **options), ClassifierHead(num_classes, dtype=dtype, **head))
 
 
-def model_fields(config: Any) -> dict[str, Any]:
-    """The keywords of `create_model` and `create_backbone` that a config (acmix_jax/config.py) sets."""
+def model_fields(config: Any, backend: str | None = None) -> dict[str, Any]:
+    """The keywords of `create_model` and `create_backbone` that a config (acmix_jax/config.py) sets.
+
+    Args:
+      backend: that of the run's devices, whose own form of attention is added (`choice.run_attention_form`); None for
+        a model that can be differentiated in every mode.
+    """
     fields = {name: config[name] for name in ("drop_path", "dropout", "remat")}
-    acmix = config.acmix.to_dict() if parse_name(config.model).is_acmix else {}
+    parsed = parse_name(config.model)
+    acmix = config.acmix.to_dict() if parsed.is_acmix else {}
+    in_one_batch = config.batch_norm_groups == 1  # else each device would gather the others' images for a kernel
+    if acmix and backend and in_one_batch and "attention_form" in FAMILIES[parsed.family].fields:
+        acmix["attention_form"] = acmix["attention_form"] or run_attention_form(backend)
     acmix = {name: value for name, value in acmix.items() if value is not None}
     return {"dtype": jnp.dtype(config.dtype), **fields, **acmix}
 

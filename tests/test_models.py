@@ -3,7 +3,9 @@ import jax.numpy as jnp
 import pytest
 
 import acmix_jax
+from acmix_jax.config import default_config
 from acmix_jax.errors import UserError
+from acmix_jax.models import model_fields
 
 
 def test_names_are_found_by_pattern_and_nearness():
@@ -41,3 +43,22 @@ def test_stages_are_frozen_in_resnets_alone():
     assert (backbone.frozen_stages, backbone.norm_eval) == (1, True)
     with pytest.raises(UserError, match="swin_tiny has no frozen_stages"):
         acmix_jax.create_backbone("swin_tiny", frozen_stages=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "backend", "changes", "form"),
+    [
+        ("acmix_resnet26", "gpu", {}, "kernel"),
+        ("acmix_resnet26", "gpu", {"acmix.attention_form": "tiled"}, "tiled"),
+        ("acmix_resnet26", "gpu", {"batch_norm_groups": 2}, None),
+        ("acmix_resnet26", "tpu", {}, None),
+        ("acmix_resnet26", None, {}, None),
+        ("acmix_swin_tiny", "gpu", {}, None),
+        ("resnet26", "gpu", {}, None),
+    ],
+)
+def test_a_run_on_gpus_takes_the_kernel_of_local_attention(model, backend, changes, form):
+    config = default_config()
+    config.model = model
+    config.update_from_flattened_dict(changes)
+    assert model_fields(config, backend).get("attention_form") == form

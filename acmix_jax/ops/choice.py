@@ -25,7 +25,7 @@ _NO_LIMITS = Limits(tiled_queries=math.inf, dense_features=math.inf)
 
 LIMITS = {
     "cpu": Limits(tiled_queries=512, dense_features=128),  # measured, docs/performance.md
-    "gpu": _NO_LIMITS,  # by the compiler's numbers, docs/accelerators.md; nobody has timed either path there
+    "gpu": _NO_LIMITS,  # measured for attention (docs/accelerators.md), by the compiler's numbers for the convolution
     "tpu": _NO_LIMITS,
 }
 _PLATFORMS = {"cpu": ("cpu",), "gpu": ("cuda", "rocm"), "tpu": ("tpu",)}  # as JAX's lowering names them
@@ -38,6 +38,15 @@ def attention_form(height: int, width: int, backend: str) -> str:
       backend: "cpu", "gpu" or "tpu", as `jax.default_backend()` returns it.
     """
     return "tiled" if height * width <= _limits(backend).tiled_queries else "recomputed"
+
+
+def run_attention_form(backend: str) -> str | None:
+    """Form of `neighborhood_attention` in runs of main.py, which need no more than first derivatives in reverse mode.
+
+    Returns:
+      "kernel" where its time has been measured (docs/accelerators.md), else None for `attention_form`.
+    """
+    return "kernel" if backend == "gpu" else None
 
 
 def convolution_form(in_features: int, stride: int, backend: str) -> str:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import jax
+
 from acmix_jax.data import pipeline
 from acmix_jax.errors import check_choice
 from acmix_jax.evaluators import EVALUATORS, best_metric
@@ -12,15 +14,19 @@ from acmix_jax.tasks.classification import Classification
 TASKS = {"classification": Classification}
 
 
-def create_task(config) -> Task:
+def create_task(config, mesh: jax.sharding.Mesh | None = None) -> Task:
     """The task that `config.task` names.
+
+    Args:
+      mesh: the devices that the run is for, which choose the model's forms (`models.model_fields`); None for a model
+        that can be differentiated in every mode.
 
     Raises:
       UserError: there is no such task, or its evaluator has no metric `config.best_metric`.
     """
     check_choice("task", config.task, TASKS)
     best_metric(config)  # raises for an unknown one, before anything starts
-    return TASKS[config.task].from_config(config)
+    return TASKS[config.task].from_config(config, None if mesh is None else mesh.devices.flat[0].platform)
 
 
 def create_evaluator(config, task: Task, source: Any) -> Evaluator:

@@ -52,8 +52,8 @@ class Classification:
     change: Change
 
     @classmethod
-    def from_config(cls, config) -> "Classification":
-        model = create_model(config.model, config.data.num_classes, **model_fields(config))
+    def from_config(cls, config, backend: str | None = None) -> "Classification":
+        model = create_model(config.model, config.data.num_classes, **model_fields(config, backend))
         return cls(
             model,
             config.label_smoothing,

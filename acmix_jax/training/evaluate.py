@@ -42,7 +42,7 @@ def evaluate_checkpoint(config, folder: Path, which: str) -> str:
     """Evaluates checkpoint "latest", "best" or a step of the run in `folder`; returns the result as text."""
     check_config(config)
     mesh = sharding.make_mesh(config.batch_size)
-    task = create_task(config)
+    task = create_task(config, mesh)
     evaluator = create_evaluator(config, task, pipeline.open_source(config.data, "test"))
     with Checkpoints(folder / "checkpoints", best_metric(config), read_only=True) as checkpoints, jax.set_mesh(mesh):
         step, variables = checkpoints.read_variables(which)

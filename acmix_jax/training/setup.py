@@ -54,7 +54,7 @@ def set_up(config: Any, devices: Sequence[jax.Device] | None = None, source: Any
     check_config(config)
     mesh = sharding.make_mesh(config.batch_size, config.fsdp, devices)
     source = pipeline.open_source(config.data, "train") if source is None else source
-    task = create_task(config)
+    task = create_task(config, mesh)
     task.check_source(source)
     example = pipeline.example_batch(source, config.data, task.change)
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from acmix_jax.ops.choice import attention_form, by_backend, convolution_form
+from acmix_jax.ops.choice import attention_form, by_backend, convolution_form, run_attention_form
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,10 @@ def test_weights_of_large_maps_are_recomputed_on_cpus_only(size, backend, form):
 )
 def test_wide_convolutions_are_composed_off_the_cpu_only(in_features, stride, backend, form):
     assert convolution_form(in_features, stride, backend) == form
+
+
+def test_runs_take_the_kernel_where_it_was_measured():
+    assert [run_attention_form(backend) for backend in ("gpu", "tpu", "cpu")] == ["kernel", None, None]
 
 
 def test_unknown_backend_gets_the_forms_of_accelerators():
