@@ -17,7 +17,6 @@ unknown_ops operations (loops, kernels, collectives); it is empty for GPUs, whos
 import argparse
 import ast
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -201,24 +200,29 @@ def _summary(row):
 def draw(rows: list[dict[str, str]], path: Path) -> None:
     """Draws memory and estimated time of each program, ACmix beside plain; a program that failed has no bar."""
     rows = [row for row in rows if row["total_gib"]]
-    groups = list(dict.fromkeys((parse_name(row["model"]).plain, row["program"]) for row in rows))
+
+    def group(row):
+        return parse_name(row["model"]).plain, row["program"], row["settings"]
+
+    groups = sorted({group(row): None for row in rows}, key=lambda key: PROGRAMS.index(key[1]))
     quantities = {"total_gib": "GiB a device", "estimate_ms": "compiler's estimate, ms"}
     quantities = {name: unit for name, unit in quantities.items() if any(row[name] for row in rows)}
-    figure = Figure(figsize=(1.5 + 1.3 * max(3, len(groups)), 3.2 * len(quantities) + 0.6), layout="constrained")
+    figure = Figure(figsize=(1.5 + 0.7 * max(6, len(groups)), 3.2 * len(quantities) + 1), layout="constrained")
     panels = figure.subplots(len(quantities), squeeze=False)[:, 0]
     for axes, (name, unit) in zip(panels, quantities.items(), strict=True):
         for is_acmix, color in ((False, "tab:gray"), (True, "tab:blue")):
             chosen = [row for row in rows if row[name] and parse_name(row["model"]).is_acmix == is_acmix]
             if not chosen:
                 continue
-            places = [groups.index((parse_name(row["model"]).plain, row["program"])) for row in chosen]
+            places = [groups.index(group(row)) for row in chosen]
             values = [float(row[name]) for row in chosen]
             label = "ACmix" if is_acmix else "plain"
             bars = axes.bar(np.array(places) + 0.4 * is_acmix - 0.2, values, 0.38, color=color, label=label)
-            axes.bar_label(bars, [f"{value:.3g}" for value in values], fontsize="x-small")
+            axes.bar_label(bars, [f"{value:.3g}" for value in values], fontsize="xx-small")
         if name == "total_gib" and rows[0]["memory_gib"] and any(row["fits"] == "False" for row in rows):
             axes.axhline(float(rows[0]["memory_gib"]), color="tab:red", linewidth=1, label="memory of the device")
-        axes.set_xticks(range(len(groups)), [f"{plain}\n{program}" for plain, program in groups], fontsize="small")
+        labels = ["\n".join(filter(None, key)) for key in groups]
+        axes.set_xticks(range(len(groups)), labels, fontsize="x-small", rotation=45, ha="right")
         axes.set_ylabel(unit)
         axes.legend(fontsize="small")
         axes.margins(y=0.12)
@@ -274,7 +278,8 @@ def main() -> None:
     try:
         compile_all(jobs, table)
     finally:
-        rows = list(itertools.chain(*rows_of(jobs, table).values()))
+        same = {name: getattr(jobs[0], name) for name in ("target", "batch", "img_size", "dtype", "fsdp")}
+        rows = table.having(**same, compiler=compiler_of(arguments.target))
         if any(row["total_gib"] for row in rows):
             draw(rows, arguments.out / "compile_for.png")
         results.write_record(arguments.out, __doc__, "counted and estimated by the target's compiler, not measured")

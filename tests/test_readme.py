@@ -31,6 +31,7 @@ ELSEWHERE = {  # part of a command: where it runs instead
     "acmix_jax.benchmark.tpu_schedule": "tests/benchmark/test_tpu_schedule.py",
     "experiments.kernel_cycles": "tests/experiments/test_kernel_cycles.py",
     "experiments.compile_for": "tests/experiments/test_compile_for.py",
+    "experiments.kernel_times": "tests/experiments/test_speed.py",
     "experiments.network_speed": "tests/experiments/test_speed.py",
     "experiments.table1_costs": "tests/experiments/test_table1_costs.py",
     "experiments.input_speed": "tests/experiments/test_speed.py",

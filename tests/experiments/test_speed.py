@@ -2,12 +2,15 @@ import csv
 import json
 import subprocess
 import sys
+from functools import partial
 
 import jax
+import numpy as np
 import pytest
 
+from acmix_jax.benchmark import timing
 from acmix_jax.benchmark.timing import Row
-from experiments import input_speed, network_speed, operator_speed
+from experiments import input_speed, kernel_times, network_speed, operator_speed
 
 
 def run(monkeypatch, module, *arguments):
@@ -91,10 +94,35 @@ def test_whole_networks_are_timed(tmp_path, monkeypatch, capsys):
     assert "released: not measured" in capsys.readouterr().out
 
 
+def test_forms_of_attention_are_compared_with_the_definition_and_timed(tmp_path, monkeypatch, capsys):
+    run(monkeypatch, kernel_times, f"--out={tmp_path}", "--layers=512@7", "--forms=tiled", "--batch=1", "--rounds=1")
+    rows = list(csv.DictReader((tmp_path / "kernel_times.csv").read_text().splitlines()))
+    assert [(row["form"], row["pass"]) for row in rows] == [("tiled", "forward"), ("tiled", "forward+backward")]
+    assert all(float(row["ms"]) > 0 and float(row["error"]) < 1e-6 for row in rows)
+    assert (tmp_path / "kernel_times.png").exists()
+    assert (tmp_path / "record.json").exists()
+    assert "512@7      tiled      forward+backward" in capsys.readouterr().out
+
+
+def test_an_error_is_that_of_the_worst_array():
+    reference = timing.Program(lambda: (np.ones(4), np.full(4, 2.0)))
+    found = timing.Program(lambda: (np.ones(4), np.array([2.0, 2.0, 2.0, 2.2])))
+    assert kernel_times.error(found, reference) == pytest.approx(0.05)
+
+
+def test_programs_are_compiled_by_their_names():
+    compiled = timing.compile_all({name: partial(timing.Program, lambda: None, compile_s=name) for name in (1, 2, 3)})
+    assert {name: program.compile_s for name, program in compiled.items()} == {1: 1, 2: 2, 3: 3}
+
+
 def test_mistakes_end_with_one_line(tmp_path, monkeypatch):
     for module, argument, message in (
         (operator_speed, "--layers=resnet 512@7,resnet 63@56", "did you mean resnet 64@56"),
         (network_speed, "--networks=resnet26,resnet51", "did you mean resnet50"),
+        (network_speed, "--attention-forms=tiles", "unknown form of attention 'tiles'; did you mean tiled"),
+        (operator_speed, "--forms=acmixx", "unknown form 'acmixx'; did you mean acmix"),
+        (kernel_times, "--layers=512@8", "unknown layer '512@8'; did you mean 512@7"),
+        (kernel_times, "--forms=reference", "unknown form of attention 'reference'"),
         (network_speed, "--networks=acmix_resnet26", "unknown plain network 'acmix_resnet26'; did you mean resnet26"),
     ):
         with pytest.raises(SystemExit, match=message):
