@@ -9,7 +9,7 @@ The forms are equal in value and gradient. "reference" is the definition. "tiled
 queries with patches of keys. "recomputed" is flash-style: smaller tiles, one row of them after the other, whose weights
 are rematerialised in the backward pass. "kernel" is flash-style, too, as fused Pallas kernels on NVIDIA
 GPUs and TPUs; elsewhere it is "tiled". The last two have no forward-mode derivative (`jax.jvp`), and "kernel" no second
-one. `ops/choice.py` picks "tiled" or "recomputed".
+one. `ops/choice.py` picks "tiled" or "recomputed", and "kernel" for runs on GPUs.
 """
 
 import jax
