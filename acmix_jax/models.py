@@ -145,7 +145,7 @@ def model_fields(config: Any, backend: str | None = None) -> dict[str, Any]:
 
     Args:
       backend: that of the run's devices, whose own form of attention is added (`choice.run_attention_form`); None for
-        a model that can be differentiated in every mode.
+        a model for any backend.
     """
     fields = {name: config[name] for name in ("drop_path", "dropout", "remat")}
     parsed = parse_name(config.model)

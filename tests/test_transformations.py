@@ -24,6 +24,8 @@ NETWORKS = (
 )  # fmt: skip
 LAYERS = {
     "local": ACmix(32, attention_kind=partial(LocalAttention, window_size=3), stride=2),
+    "local, recomputed": ACmix(32, attention_kind=partial(LocalAttention, window_size=3, form="recomputed")),
+    "local, kernel": ACmix(32, num_heads=2, attention_kind=partial(LocalAttention, window_size=3, form="kernel")),
     "window": ACmix(32, attention_kind=partial(WindowAttention, window_size=3), use_proj=True),
     "global": ACmix(32, attention_kind=GlobalAttention, reduction=2, use_proj=True),
     "patchwise": ACmix(32, qk_heads=1, attention_kind=partial(PatchwiseAttention, window_size=3)),

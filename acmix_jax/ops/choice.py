@@ -41,7 +41,9 @@ def attention_form(height: int, width: int, backend: str) -> str:
 
 
 def run_attention_form(backend: str) -> str | None:
-    """Form of `neighborhood_attention` in runs of main.py, which need no more than first derivatives in reverse mode.
+    """Form of `neighborhood_attention` in runs of main.py, whose devices are known before the network is traced.
+
+    The operator traces the default forms of all backends, and tracing the kernels takes seconds for each network.
 
     Returns:
       "kernel" where its time has been measured (docs/accelerators.md), else None for `attention_form`.

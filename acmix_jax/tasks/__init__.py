@@ -19,7 +19,7 @@ def create_task(config, mesh: jax.sharding.Mesh | None = None) -> Task:
 
     Args:
       mesh: the devices that the run is for, which choose the model's forms (`models.model_fields`); None for a model
-        that can be differentiated in every mode.
+        for any devices.
 
     Raises:
       UserError: there is no such task, or its evaluator has no metric `config.best_metric`.

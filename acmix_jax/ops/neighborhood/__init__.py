@@ -8,8 +8,8 @@ often as needed: a map smaller than the window is seen several times over, and a
 The forms are equal in value and gradient. "reference" is the definition. "tiled" computes matrix products of tiles of
 queries with patches of keys. "recomputed" is flash-style: smaller tiles, one row of them after the other, whose weights
 are rematerialised in the backward pass. "kernel" is flash-style, too, as fused Pallas kernels on NVIDIA
-GPUs and TPUs; elsewhere it is "tiled". The last two have no forward-mode derivative (`jax.jvp`), and "kernel" no second
-one. `ops/choice.py` picks "tiled" or "recomputed", and "kernel" for runs on GPUs.
+GPUs and TPUs; elsewhere it is "tiled". The last two have a backward pass written by hand (`ops/own_gradient.py`).
+`ops/choice.py` picks "tiled" or "recomputed", and "kernel" for runs on GPUs.
 """
 
 import jax

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from acmix_jax.errors import UserError
 from acmix_jax.ops.neighborhood.tiled import tiled_attention
 from acmix_jax.ops.neighborhood.tiles import subtract_position
+from acmix_jax.ops.own_gradient import OwnGradient
 
 # Each has `unsupported`, `forward` and `backward`, as described in gpu_kernel.py.
 KERNELS = {
@@ -28,8 +28,8 @@ def kernel_attention(q, k, v, position, window_size, stride, dilation, interpret
     """Neighborhood attention by a fused kernel.
 
     Where a kernel cannot compute the shapes or the types, and on backends without one, it is `tiled_attention`; the
-    first time for each reason, a line on stderr says so for programs of this process's backend. Where a kernel can on
-    any backend, there is no forward-mode derivative (`jax.jvp`) and no second one.
+    first time for each reason, a line on stderr says so for programs of this process's backend. The gradient has
+    kernels; tangents and higher derivatives are those of `tiled_attention`.
 
     Under `jax.set_mesh`, each device computes its part of the batch. XLA cannot split a kernel: without a mesh, or if
     the batch does not divide over its devices, it gathers all arrays and every device computes the whole batch; under
@@ -47,15 +47,17 @@ def kernel_attention(q, k, v, position, window_size, stride, dilation, interpret
     platforms = tuple(platform for platform, reason in reasons.items() if reason is None)
     if not platforms:
         return tiled_attention(q, k, v, position, *window)
-    return _attend(q, subtract_position(k, position), v, window, platforms, interpret)
+    return _attend(window, platforms, interpret)(q, subtract_position(k, position), v)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _attend(q, k, v, window, platforms, interpret):
-    return _forward(q, k, v, window, platforms, interpret)[0]
+@cache
+def _attend(*static):
+    window, *_ = static
+    forward, backward = partial(_forward, *static), partial(_backward, *static)
+    return OwnGradient(lambda *qkv: tiled_attention(*qkv, None, *window), forward, backward, arity=3)
 
 
-def _forward(q, k, v, window, platforms, interpret):
+def _forward(window, platforms, interpret, q, k, v):
     def attend(q, k, v):
         shapes = {p: jax.eval_shape(partial(_call, p, "forward", window), q, k, v)[1] for p in platforms}
         # Each kernel lays its log-sum-exps out in its own way: those of the other platforms stay zero.
@@ -74,10 +76,12 @@ def _forward(q, k, v, window, platforms, interpret):
         return _by_platform(by_kernel, by_tiled, platforms, interpret, q, k, v)
 
     out, log_sums = _on_each_device(attend, q, k, v)
-    return out, (q, k, v, out, log_sums)
+    return out, *(log_sums[platform] for platform in platforms)
 
 
-def _backward(window, platforms, interpret, residuals, dout):
+def _backward(window, platforms, interpret, q, k, v, out, *log_sums_and_dout):
+    *log_sums, dout = log_sums_and_dout
+
     def by_kernel(platform, **options):
         def backward(q, k, v, out, log_sums, dout):
             return _call(platform, "backward", window, q, k, v, out, log_sums[platform], dout, **options)
@@ -87,21 +91,8 @@ def _backward(window, platforms, interpret, residuals, dout):
     def by_tiled(q, k, v, out, log_sums, dout):
         return jax.vjp(lambda *qkv: tiled_attention(*qkv, None, *window), q, k, v)[1](dout)
 
-    arrays = _no_derivative((*residuals, dout))
+    arrays = q, k, v, out, dict(zip(platforms, log_sums, strict=True)), dout
     return _on_each_device(partial(_by_platform, by_kernel, by_tiled, platforms, interpret), *arrays)
-
-
-@jax.custom_jvp
-def _no_derivative(arrays):
-    return arrays
-
-
-@_no_derivative.defjvp
-def _no_derivative_jvp(primals, tangents):
-    raise UserError("form 'kernel' of the attention has no second derivatives; set attention_form to tiled")
-
-
-_attend.defvjp(_forward, _backward)
 
 
 def _by_platform(by_kernel, by_tiled, platforms, interpret, *arrays):

@@ -4,7 +4,7 @@ Only the weights of one row of tiles exist at any time, and they fit into a cach
 output and the log-sum-exp of each query (Dao et al., NeurIPS 2022).
 """
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +12,17 @@ from jax import lax
 
 from acmix_jax.ops.attention import attend, dot
 from acmix_jax.ops.neighborhood.tiles import cut_map, from_tiles, log_copies, prepare, to_tiles
+from acmix_jax.ops.own_gradient import OwnGradient
 
 LARGEST_TILE = 4  # queries per axis, but see _cut
 
 
 def recomputed_attention(q, k, v, position, window_size, stride, dilation):
-    """Neighborhood attention by `_scan` over the rows of tiles."""
+    """Neighborhood attention by a scan over the rows of tiles."""
     q, k, v = prepare(q, k, v, position)
     rows, columns = _cut(k.shape[2:4], window_size, stride, dilation)
     k, v = (x.reshape(-1, *x.shape[2:]) for x in (k, v))
-    out = _scan(to_tiles(q, rows, columns), k, v, window_size, stride, dilation)
+    out = _scan(window_size, stride, dilation)(to_tiles(q, rows, columns), k, v)
     return from_tiles(out, rows, columns, q.shape[1:3])
 
 
@@ -30,36 +31,36 @@ def _cut(size, window_size, stride, dilation):
     return cut_map(size, window_size, stride, dilation, (max(1, LARGEST_TILE // stride), LARGEST_TILE))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _scan(q, k, v, window_size, stride, dilation):
+@cache
+def _scan(*window):
     """Attention of tiles: q `[tiles_y, B, heads, tiles_x, queries, dim]` to the same shape.
 
     k, v: `[B * heads, H, W, dim]`. With B and heads as two axes, XLA on CPUs would write k and v twice.
     """
-    return _forward(q, k, v, window_size, stride, dilation)[0]
+    forward, backward = partial(_forward, window), partial(_backward, window)
+    return OwnGradient(lambda *qkv: forward(*qkv)[0], forward, backward, arity=3)
 
 
-def _forward(q, k, v, window_size, stride, dilation):
-    rows, columns = _cut(k.shape[1:3], window_size, stride, dilation)
+def _forward(window, q, k, v):
+    rows, columns = _cut(k.shape[1:3], *window)
 
     def row_of_tiles(_, xs):
         q, copies, start = xs
-        keys, values = (_patches(x, start, rows, columns, q.shape[0]) for x in (k, v))
+        keys, values = (_patches(x, start, rows, columns, q.shape[:2]) for x in (k, v))
         return None, attend(dot("...qd,...kd->...qk", q, keys) + copies, values)
 
     copies = log_copies(rows, columns, jnp.promote_types(q.dtype, jnp.float32))
     _, (out, log_sum) = lax.scan(row_of_tiles, None, (q, copies, jnp.asarray(rows.starts)))
-    return out, (q, k, v, out, log_sum)
+    return out, log_sum
 
 
-def _backward(window_size, stride, dilation, residuals, dout):
-    q, k, v, out, log_sum = residuals
-    rows, columns = _cut(k.shape[1:3], window_size, stride, dilation)
+def _backward(window, q, k, v, out, log_sum, dout):
+    rows, columns = _cut(k.shape[1:3], *window)
     wide = log_sum.dtype
 
     def row_of_tiles(totals, xs):
         q, q_transposed, out, log_sum, dout, dout_transposed, copies, start = xs
-        keys, values = (_patches(x, start, rows, columns, q.shape[0]) for x in (k, v))
+        keys, values = (_patches(x, start, rows, columns, q.shape[:2]) for x in (k, v))
         weights = jnp.exp(dot("...qd,...kd->...qk", q, keys) + copies - log_sum)
         mean = (dout.astype(wide) * out.astype(wide)).sum(axis=-1, keepdims=True)
         dlogits = (weights * (dot("...qd,...kd->...qk", dout, values) - mean)).astype(q.dtype)
@@ -85,20 +86,17 @@ def _backward(window_size, stride, dilation, residuals, dout):
     return dq, dk.astype(k.dtype), dv.astype(v.dtype)
 
 
-_scan.defvjp(_forward, _backward)
-
-
-def _patches(x, start, rows, columns, batch):
+def _patches(x, start, rows, columns, batch_and_heads):
     """Patches of the row of tiles at `start`: `[B * heads, H, W, dim]` to `[B, heads, tiles_x, keys, dim]`.
 
     One gather, faster on CPUs than slices (docs/notes/xla_cpu.md). Its gradient would be a slow scatter; `_backward`
     uses `_add_patches` instead.
     """
     *_, width, dim = x.shape
-    x = x.reshape(batch, -1, x.shape[1], width * dim)
+    x = x.reshape(*batch_and_heads, x.shape[1], width * dim)
     size = (*x.shape[:2], rows.patch, columns.patch * dim)
     cut = jax.vmap(lambda column: lax.dynamic_slice(x, (0, 0, start, column * dim), size), out_axes=2)
-    return cut(jnp.asarray(columns.starts)).reshape(*x.shape[:2], len(columns.starts), -1, dim)
+    return cut(jnp.asarray(columns.starts)).reshape(*x.shape[:2], len(columns.starts), rows.patch * columns.patch, dim)
 
 
 def _add_patches(total, patches, start, rows, columns):
