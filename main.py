@@ -21,7 +21,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as c
 WORKDIR = flags.DEFINE(_Path(), "workdir", None, "Folder of the run; a run in it resumes.")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "inspect", "fold", "benchmark_input"], "What to do.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "To evaluate, inspect or fold: latest, best or a step.")
-OUT = flags.DEFINE(_Path(), "out", None, "Folder for the weights of --mode=fold.")
+OUT = flags.DEFINE(_Path(), "out", None, "Folder for what --mode=fold and inspect write; default for inspect: workdir.")
 
 
 def main(_) -> None:
@@ -47,9 +47,11 @@ def main(_) -> None:
             if not OUT.value:
                 raise UserError("--mode=fold writes a folder of weights; set --out=DIR")
             print(fold_checkpoint(folder, which, Path(OUT.value).absolute()))
+        elif MODE.value == "eval":
+            print(evaluate_checkpoint(config_to_look_with(folder, config), folder, which))
         else:
-            look = evaluate_checkpoint if MODE.value == "eval" else inspect_checkpoint
-            print(look(config_to_look_with(folder, config), folder, which))
+            out = Path(OUT.value).absolute() if OUT.value else None
+            print(inspect_checkpoint(config_to_look_with(folder, config), folder, which, out))
 
 
 def parse_flags(arguments: list[str]) -> list[str]:

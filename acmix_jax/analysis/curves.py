@@ -5,14 +5,14 @@ from pathlib import Path
 from acmix_jax.run.metrics import read_metrics
 
 
-def write(title: str, folder: Path) -> Path | None:
-    """Draws curves.png of the run in `folder` and returns its path; None if there is nothing to draw yet.
+def write(title: str, folder: Path, out: Path) -> Path | None:
+    """Draws curves.png of the run in `folder` into `out` and returns its path; None if there is nothing to draw yet.
 
     One panel shows the loss, and one each metric that is logged both in training (`top1`) and evaluation (`eval_top1`).
     """
     from matplotlib.figure import Figure
 
-    rows, picture = read_metrics(folder), folder / "curves.png"
+    rows, picture = read_metrics(folder), out / "curves.png"
     logged = list(dict.fromkeys(name for row in rows for name in row))
     names = [name for name in logged if name == "loss" or f"eval_{name}" in logged]
     if not names:

@@ -135,9 +135,9 @@ class PVT(nn.Module):
             rows, columns = x.shape[1:3]
             x = x.reshape(-1, rows * columns, width)
             grid, tokens = grid // patch, int(stage == len(variant.depths) - 1)
-            position = self.param(f"{name}_position", normal_02, (1, tokens + grid * grid, width))
+            position = self.param(f"{name}_position", normal_02, (1, tokens + grid * grid, width), jnp.float32)
             if tokens:
-                token = self.param("class_token", normal_02, (1, 1, width)).astype(self.dtype)
+                token = self.param("class_token", normal_02, (1, 1, width), jnp.float32).astype(self.dtype)
                 x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, width)), x], axis=1)
             x += _interpolate(position, tokens, grid, rows, columns).astype(self.dtype)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)

@@ -161,7 +161,7 @@ class WindowAttention(nn.Module):
         self.sow("intermediates", "shift", np.array(shift))  # for analysis of maps that are rolled here
         window = window or (self.window_size, self.window_size)
         height, width, heads, dim = q.shape[1:]
-        table = self.param("relative_position_bias", normal_02, ((2 * self.window_size - 1) ** 2, heads))
+        table = self.param("relative_position_bias", normal_02, ((2 * self.window_size - 1) ** 2, heads), jnp.float32)
         bias = table[relative_position_index(window, self.window_size)]  # [pixels, pixels, heads]
         mask = shift_mask(height, width, window, shift)[:, None] if any(shift) else None
 

@@ -45,11 +45,11 @@ class Weights(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[jax.Array, jax.Array | None]:
-        kernel = self.param("kernel", self.kernel_init, tuple(self.shape))
+        kernel = self.param("kernel", self.kernel_init, tuple(self.shape), jnp.float32)
         if not self.use_bias:
             return kernel, None
         bias_init = self.bias_init or torch_bias(kernel.size // self.shape[-1])
-        return kernel, self.param("bias", bias_init, (self.shape[-1],))
+        return kernel, self.param("bias", bias_init, (self.shape[-1],), jnp.float32)
 
 
 PATHS = ("both", "attention", "convolution")
@@ -71,7 +71,7 @@ def path_weights(layer: nn.Module, paths: str, combination: str) -> tuple[jax.Ar
         return layer.get_variable("folded", "scale"), 1.0
     if paths != "both":
         return 1.0, 1.0
-    alpha, beta = (layer.param(name, nn.initializers.constant(0.5), ()) for name in ("alpha", "beta"))
+    alpha, beta = (layer.param(name, nn.initializers.constant(0.5), (), jnp.float32) for name in ("alpha", "beta"))
     if combination == "convex":  # alpha and beta as long as they add up to 1, which the gradient keeps
         return (1 + alpha - beta) / 2, (1 + beta - alpha) / 2
     return (alpha, beta) if combination == "learned" else jax.lax.stop_gradient((alpha, beta))

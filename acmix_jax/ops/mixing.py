@@ -67,7 +67,8 @@ def mix(
     h, w = jnp.clip(y + h // 2, 0, height) - top, jnp.clip(x + w // 2, 0, width) - left
     ratio = for_rows(jnp.where(cut, 1 - h * w / (height * width), ratio))
     inside = _inside(*map(for_rows, (top, left, h, w)), height, width)[..., None]
-    own = jnp.where(for_rows(cut)[:, None, None, None], 1.0 - inside, ratio[:, None, None, None]).astype(images.dtype)
+    ratios = ratio[:, None, None, None]
+    own = jnp.where(for_rows(cut)[:, None, None, None], (~inside).astype(ratios.dtype), ratios).astype(images.dtype)
     return own * images + (1 - own) * _partners(images), (
         ratio[:, None] * targets + (1 - ratio[:, None]) * _partners(targets)
     )
@@ -84,6 +85,6 @@ def _partners(x):
 
 def _inside(top, left, h, w, height, width):
     """Mask of a rectangle in each image, bool `[B, height, width]`; `top`, `left`, `h` and `w` are `[B]`."""
-    y, x = jnp.arange(height)[:, None], jnp.arange(width)
+    y, x = jnp.arange(height, dtype=top.dtype)[:, None], jnp.arange(width, dtype=top.dtype)
     top, left, h, w = (value[:, None, None] for value in (top, left, h, w))
     return (y >= top) & (y < top + h) & (x >= left) & (x < left + w)

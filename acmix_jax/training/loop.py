@@ -14,7 +14,7 @@ from acmix_jax.data import pipeline
 from acmix_jax.devices import memory, processes, sharding
 from acmix_jax.errors import UserError
 from acmix_jax.evaluators import best_metric
-from acmix_jax.run import environment, workdir
+from acmix_jax.run import environment, lock, workdir
 from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.run.metrics import MetricsWriter, StepLog
 from acmix_jax.run.profile import Trace
@@ -40,7 +40,8 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
       The state after the last step.
 
     Raises:
-      UserError: a setting is wrong, or the loss is no longer finite (earlier checkpoints stay).
+      UserError: a setting is wrong, another run in `folder` has not ended, or the loss is no longer finite (earlier
+        checkpoints stay).
       StopRequested: a signal ended the run early; its state is saved.
     """
     # Mistakes in the config, the data or init_from show here, before any file is made.
@@ -48,9 +49,10 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
     evaluator = create_evaluator(config, run.task, pipeline.open_source(config.data, "test"))
     if config.init_from and not (folder / "config.json").exists():
         read_into(run.shapes.variables, Path(config.init_from))
-    processes.first_does(lambda: workdir.prepare(folder, config, len(run.source), environment.describe()))
 
     with jax.set_mesh(run.mesh), StopSignal() as stop, contextlib.ExitStack() as closing:
+        processes.first_does(lambda: closing.enter_context(lock.held(folder)))
+        processes.first_does(lambda: workdir.prepare(folder, config, len(run.source), environment.describe()))
         checkpoints = Checkpoints(folder / "checkpoints", best_metric(config), config.keep_checkpoints)
         closing.enter_context(checkpoints)
         state = checkpoints.restore(run.shapes)

@@ -34,7 +34,7 @@ def learning_rate_schedule(
     begin = warmup if config.restart else 0.0
 
     def learning_rate(step):
-        exact = step / steps_per_epoch
+        exact = jnp.asarray(step, jnp.float32) / steps_per_epoch
         epoch = jnp.floor(exact + 1e-6) if config.per_epoch else exact
         warm = exact if config.warmup_steps else epoch
         linear = config.warmup_start + (1 - config.warmup_start) * warm / max(warmup, 1e-9)

@@ -83,6 +83,23 @@ def test_inspection_shows_the_learned_values(finished):
         assert (folder / picture).stat().st_size > 10_000
 
 
+def test_inspection_writes_elsewhere(finished, tmp_path):
+    config, folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    out = tmp_path / "new" / "pictures"
+    inspect_checkpoint(config, folder, "latest", out)
+    assert {path.name for path in out.iterdir()} == {"curves.png", "alpha_beta.csv", "alpha_beta.png"}
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["curves.png", "alpha_beta.csv", "alpha_beta.png"])
+def test_inspection_says_that_it_cannot_write(finished, tmp_path, name):
+    config, folder, _ = finished
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f"cannot write to '{tmp_path}' .*{name}.*; set --out=DIR to write elsewhere"):
+        inspect_checkpoint(config, folder, "latest", tmp_path)
+
+
 @pytest.mark.slow
 def test_bfloat16_learns_and_the_average_evaluates(config, tmp_path, monkeypatch):
     config.dtype, config.ema = "bfloat16", 0.5
