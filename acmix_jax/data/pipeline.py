@@ -159,9 +159,8 @@ def _start_worker(*_):
 def _load(source, candidates, damaged, change, rng):
     """The changed example at the first of these indices; with damaged="skip" at the first one that is intact."""
     for skipped, index in enumerate(candidates):
-        example = source[index]
         try:
-            example = {**change(example, rng), "index": np.int32(index)}
+            example = {**change(source[index], rng), "index": np.int32(index)}
         except CorruptImage as error:
             if damaged == "fail":
                 raise UserError(f"{error}; replace it, or set --config.data.damaged=skip") from error
