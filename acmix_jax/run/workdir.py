@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from acmix_jax.config import flatten, may_change, restore_config
+from acmix_jax.config import flatten, follow_data, may_change, restore_config
 from acmix_jax.errors import UserError, few
 
 WEIGHTS = "weights.json"
@@ -92,6 +92,8 @@ def class_change(old: Sequence[str] | None, new: Sequence[str] | None) -> str:
 def config_to_look_with(workdir: Path, given: Any | None) -> Any:
     """The config for evaluating or inspecting a folder: its own, or `given` if that is compatible.
 
+    A number of classes that is None in `given` is that of the weights.
+
     Raises:
       UserError: the folder holds no weights; `given` differs from the run's config in more than the batch size and the
         fields that may change; or no run made the weights, and `given` is missing or names another model or number of
@@ -103,6 +105,7 @@ def config_to_look_with(workdir: Path, given: Any | None) -> Any:
         raise UserError(f"{hint} classes and no config; set --config=FILE")
     if given is None:
         return restore_config(own)
+    given = follow_data(given, facts["num_classes"])
     if own is not None:
         _check_same(workdir, own, given, "batch_size")
     elif (given.model, given.data.num_classes) != (facts["model"], facts["num_classes"]):

@@ -7,7 +7,7 @@ from typing import Any
 import flax
 import jax
 
-from acmix_jax.config import check_config
+from acmix_jax.config import check_config, follow_data
 from acmix_jax.data import pipeline
 from acmix_jax.devices import sharding
 from acmix_jax.errors import UserError
@@ -49,6 +49,7 @@ def evaluate_checkpoint(config, folder: Path, which: str) -> str:
     mesh = sharding.make_mesh(config.batch_size)
     source = pipeline.open_source(config.data, "test")
     workdir.check_classes(folder, pipeline.classes_of(source))
+    config = follow_data(config, workdir.read_facts(folder)["num_classes"])
     task = create_task(config, mesh)
     evaluator = create_evaluator(config, task, source)
     with Checkpoints(folder / "checkpoints", best_metric(config), read_only=True) as checkpoints, jax.set_mesh(mesh):

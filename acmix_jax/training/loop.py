@@ -46,7 +46,7 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
     # Mistakes in the config, the data or init_from show here, before any file is made.
     is_new = not (folder / "config.json").exists()
     run = set_up(config, devices, resumed=None if is_new else folder)
-    classes = pipeline.classes_of(run.source)
+    config, classes = run.config, pipeline.classes_of(run.source)
     evaluator = create_evaluator(config, run.task, pipeline.open_source(config.data, "test"))
     if config.init_from and is_new:
         read_into(run.shapes.variables, Path(config.init_from))

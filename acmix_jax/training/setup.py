@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from acmix_jax.config import check_config
+from acmix_jax.config import check_config, follow_data
 from acmix_jax.data import pipeline
 from acmix_jax.devices import sharding
 from acmix_jax.run import workdir
@@ -23,6 +23,7 @@ class Setup:
     """All that a run needs before its first step.
 
     Attributes:
+      config: with the number of classes.
       mesh: the devices.
       source: the training examples.
       task: the model and its loss.
@@ -33,6 +34,7 @@ class Setup:
       step: (state, batch) -> (state, metrics); jitted, donates the old state.
     """
 
+    config: Any
     mesh: jax.sharding.Mesh
     source: Any
     task: Task
@@ -61,6 +63,7 @@ def set_up(
     source = pipeline.open_source(config.data, "train") if source is None else source
     if resumed:
         workdir.check_classes(resumed, pipeline.classes_of(source))
+    config = follow_data(config, source.num_classes)
     task = create_task(config, mesh)
     task.check_source(source)
     example = pipeline.example_batch(source, config.data, task.change)
@@ -71,4 +74,4 @@ def set_up(
     optimizer = optim.make_optimizer(config.optimizer, schedule)
     with jax.set_mesh(mesh):
         init, shapes, step = build_step(config, task, optimizer, schedule, example, mesh)
-    return Setup(mesh, source, task, total_steps, example, init, shapes, step)
+    return Setup(config, mesh, source, task, total_steps, example, init, shapes, step)

@@ -61,6 +61,17 @@ def test_a_run_without_a_record_gets_one(config, tmp_path):
     assert workdir.read_facts(tmp_path)["classes"] == ["a", "b"]
 
 
+def test_a_number_of_classes_that_is_not_set_is_that_of_the_weights(config, tmp_path):
+    workdir.prepare(tmp_path / "run", config, 10, {})
+    workdir.write_facts(tmp_path, {"model": config.model, "num_classes": 7})
+    config.data.num_classes = None
+    for folder, number in ((tmp_path, 7), (tmp_path / "run", 10)):
+        assert workdir.config_to_look_with(folder, config).data.num_classes == number
+    config.data.num_classes = 8
+    with pytest.raises(UserError, match="with 7 classes, but --config is of acmix_resnet14_stem1 with 8; set"):
+        workdir.config_to_look_with(tmp_path, config)
+
+
 @pytest.fixture
 def folder_run(config, tmp_path):
     """Config and workdir of a run that was trained on folders ant and bee; it has no checkpoint."""
