@@ -54,6 +54,11 @@ def open_source(config, split: str):
     return SOURCES[config.source](split, config.dir)
 
 
+def classes_of(source) -> list[str] | None:
+    """Names of a source's classes, in the order of the labels; None if it has none."""
+    return getattr(source, "classes", None)
+
+
 def train_batches(
     source, config, change: Change, batch_size: int, seed: int, start: int = 0
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -159,9 +164,8 @@ def _start_worker(*_):
 def _load(source, candidates, damaged, change, rng):
     """The changed example at the first of these indices; with damaged="skip" at the first one that is intact."""
     for skipped, index in enumerate(candidates):
-        example = source[index]
         try:
-            example = {**change(example, rng), "index": np.int32(index)}
+            example = {**change(source[index], rng), "index": np.int32(index)}
         except CorruptImage as error:
             if damaged == "fail":
                 raise UserError(f"{error}; replace it, or set --config.data.damaged=skip") from error
