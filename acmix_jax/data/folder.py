@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from acmix_jax.data.photos import Photo
+from acmix_jax.data import photos
 from acmix_jax.errors import UserError, check_choice
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # upper or lower case
@@ -47,15 +47,19 @@ class FolderSource:
         """Paths of all images, relative to the folder of the split."""
         return [os.fsdecode(name) for name in self._files]
 
+    def name(self, index: int) -> str:
+        """The path of an image for messages and lists."""
+        return str(self._path(index))
+
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, index: int) -> dict:
-        path = self._root / os.fsdecode(self._files[index])
-        try:
-            return {"image": Photo(path.read_bytes(), str(path)), "label": self._labels[index]}
-        except OSError as error:
-            raise UserError(f"cannot read image {path} ({error.strerror})") from error
+        """Reads the file of one image; raises CorruptImage, with the reason, if that is not possible."""
+        return {"image": photos.read(self._path(index), self.name(index)), "label": self._labels[index]}
+
+    def _path(self, index):
+        return self._root / os.fsdecode(self._files[index])
 
 
 def _split_folder(directory, split):

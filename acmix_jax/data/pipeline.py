@@ -159,12 +159,11 @@ def _start_worker(*_):
 def _load(source, candidates, damaged, change, rng):
     """The changed example at the first of these indices; with damaged="skip" at the first one that is intact."""
     for skipped, index in enumerate(candidates):
-        example = source[index]
         try:
-            example = {**change(example, rng), "index": np.int32(index)}
+            example = {**change(source[index], rng), "index": np.int32(index)}
         except CorruptImage as error:
             if damaged == "fail":
-                raise UserError(f"{error}; replace it, or set --config.data.damaged=skip") from error
+                raise UserError(f"{error}; mend or replace it, or set --config.data.damaged=skip") from error
             print(f"warning: {error}; using the next one", file=sys.stderr)
         else:
             return example if damaged == "fail" else {**example, "skipped_count": np.int32(skipped)}
