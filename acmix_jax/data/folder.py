@@ -56,7 +56,8 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> dict:
         """Reads the file of one image; raises CorruptImage, with the reason, if that is not possible."""
-        return {"image": photos.read(self._path(index), self.name(index)), "label": self._labels[index]}
+        path = self._path(index)
+        return {"image": photos.read(path, str(path)), "label": self._labels[index]}
 
     def _path(self, index):
         return self._root / os.fsdecode(self._files[index])

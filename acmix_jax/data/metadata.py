@@ -33,7 +33,8 @@ def orientation(data: bytes) -> int | None:
     if _is_png(data):
         return orientation_of(*_png_metadata(data))
     if _is_webp(data):
-        bodies = {block.kind: data[block.start + 8 : block.end] for block in _webp_blocks(data)}
+        blocks = (block for block in _webp_blocks(data) if block.kind in (b"EXIF", b"XMP "))
+        bodies = {block.kind: data[block.start + 8 : block.end] for block in blocks}
         return orientation_of(bodies.get(b"EXIF", b""), bodies.get(b"XMP ", b""))
     return orientation_of(data, Tags(data).content(XMP)) if _is_tiff(data) else None
 
@@ -68,6 +69,8 @@ def is_cut_off(data: bytes) -> bool:
         return all(block.kind != b"IEND" for block in _png_blocks(data))
     if _is_webp(data):
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
+    if data[4:8] in (b"ftyp", b"jP  "):
+        return _end_of_boxes(data) > len(data)
     return _is_tiff(data) and Tags(data).is_cut_off
 
 
@@ -114,6 +117,17 @@ def _webp_blocks(data) -> Iterator[_Block]:
         end = at + 8 + size + size % 2
         yield _Block(data[at : at + 4], at, end)
         at = end
+
+
+def _end_of_boxes(data):
+    """End of the boxes of an AVIF or JPEG 2000."""
+    at = 0
+    while at + 8 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        if size == 1:
+            size = int.from_bytes(data[at + 8 : at + 16], "big")
+        at += size or len(data)  # 0: up to the end of the file
+    return at
 
 
 def _without_blocks(data, blocks):

@@ -44,7 +44,8 @@ def read(path: Path, name: str) -> Photo:
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
         if kind == stat.S_IFREG:
-            return Photo(path.read_bytes(), name)
+            with path.open("rb", buffering=0) as file:
+                return Photo(file.readall(), name)
     except OSError as error:
         is_broken_link = isinstance(error, FileNotFoundError) and path.is_symlink()
         reason = "it is a link that leads nowhere" if is_broken_link else error.strerror
@@ -70,7 +71,7 @@ def decode(photo: Photo, part: tuple[int, int, int, int] | None = None, shrink: 
 
     Raises:
       CorruptImage: the file ends too early, is no image, is too large for the memory, or has integers of 32 bits,
-        floats or signed numbers, which do not say what white is.
+        floats or signed numbers, whose range is unknown.
       ValueError: the part is not inside of the image.
     """
     (height, width), image, shrink = _read(photo, shrink)
@@ -204,7 +205,7 @@ def _too_large(photo, sides):
 
 def _unscaled(photo, kind):
     advice = "convert it to a PNG of 8 or 16 bits"
-    return CorruptImage(f"image {photo.name} has {kind}, which do not say what white is; {advice}")
+    return CorruptImage(f"image {photo.name} has {kind}, whose range from black to white is unknown; {advice}")
 
 
 def _corrupt(photo, reason):
@@ -212,10 +213,14 @@ def _corrupt(photo, reason):
 
 
 def _reason(data, error, is_identified):
-    if "truncated" in str(error) or metadata.is_cut_off(data):
+    if data.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer; git lfs pull gets the image"
+    if data[4:8] == b"ftyp" and data[8:11] != b"avi" and data[8:12].strip().isalnum():  # HEIC, videos
+        return f"it is a file of type {data[8:12].decode('ascii', 'replace').strip()}, which Pillow does not read"
+    if any(text in str(error).lower() for text in ("truncated", "not enough image data")) or metadata.is_cut_off(data):
         return "it ends too early"
     if is_identified:
         return "its pixels cannot be decoded"
-    accepting = (kind for kind, (_, accepts) in Image.OPEN.items() if accepts and accepts(data[:16]) is True)
-    kind = next(accepting, None)
+    start = data[:16].ljust(16, b"\0")
+    kind = next((kind for kind, (_, accepts) in Image.OPEN.items() if accepts and accepts(start) is True), None)
     return f"its {kind} header is broken, or of a kind that Pillow does not read" if kind else "it is no image"

@@ -67,9 +67,9 @@ class Tags:
 
     @property
     def unscaled(self) -> str:
-        """Kind of the samples, such as "32-bit floats", if it does not say what white is; empty otherwise."""
+        """Kind of the samples, such as "32-bit floats", if their range is unknown; empty otherwise."""
         sample_format = max(self.integers(_SAMPLE_FORMAT), default=1)
-        if self.bits <= 16 and sample_format not in _NUMBERS:
+        if self.bits > 64 or (self.bits <= 16 and sample_format not in _NUMBERS):
             return ""
         return f"{self.bits}-bit {_NUMBERS.get(sample_format, 'integers')}"
 

@@ -130,19 +130,19 @@ def test_deep_images_become_8_bits(name):
     [(8, 2, "8-bit signed integers"), (16, 2, "16-bit signed integers"), (32, 1, "32-bit integers"),
      (64, 1, "64-bit integers"), (16, 3, "16-bit floats"), (32, 3, "32-bit floats"), (64, 3, "64-bit floats")],
 )  # fmt: skip
-def test_numbers_without_a_white_are_refused(order, channels, bits, sample_format, kind):
+def test_numbers_of_unknown_range_are_refused(order, channels, bits, sample_format, kind):
     data = tiff(bytes(8 * 64 * 3), (8, 8), bits, sample_format=sample_format, channels=channels, order=order)
     for action in (photos.size, photos.decode):
-        with pytest.raises(CorruptImage, match=f"^image deep.tif has {kind}, which do not say what white is; convert"):
+        with pytest.raises(CorruptImage, match=f"^image deep.tif has {kind}, whose range .* is unknown; convert"):
             action(Photo(data, "deep.tif"))
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("Pf", "32-bit floats"), ("FITS", "16-bit integers")])
-def test_other_formats_without_a_white_are_refused(kind, mode):
+def test_numbers_of_unknown_range_are_refused_in_other_formats(kind, mode):
     cards = ("SIMPLE  =   T", "BITPIX  =  16", "NAXIS   =   2", "NAXIS1  =   8", "NAXIS2  =   8", "END")
     header = "".join(card.ljust(80) for card in cards).ljust(2880).encode()
     data = header + bytes(2880) if kind == "FITS" else b"Pf 8 8 -1.0\n" + bytes(256)
-    with pytest.raises(CorruptImage, match=f"^image deep has {mode}, which do not say"):
+    with pytest.raises(CorruptImage, match=f"^image deep has {mode}, whose range"):
         photos.decode(Photo(data, "deep"))
 
 
@@ -184,6 +184,9 @@ def test_what_does_not_fit_the_memory_is_not_called_corrupt(piece, monkeypatch):
         (lambda data: b"", "it is empty"),
         (lambda data: b"<html>404</html>", "it is no image"),
         (lambda data: bytes(1000), "it is no image"),
+        (lambda data: b"a", "it is no image"),
+        (lambda data: b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer; git lfs pull .*"),
+        (lambda data: b"\0\0\0\x18ftypheic" + bytes(99), "it is a file of type heic, which Pillow does not read"),
         (lambda data: data[:2], "it ends too early"),
         (lambda data: data.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"), "its JPEG header is broken, or .*"),
     ],
@@ -196,7 +199,7 @@ def test_corrupt_images_are_named(piece, damage, reason):
             photos.decode(photo, part)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000", "DDS"])
 @pytest.mark.parametrize("part", [1 / 20, 1 / 2, 9 / 10])
 def test_files_of_each_format_that_end_too_early_say_so(piece, kind, part):
     data = encoded(piece, kind)
