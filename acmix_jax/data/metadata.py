@@ -49,9 +49,8 @@ def orientation_of(exif: bytes, xmp: bytes) -> int:
 
 def without(data: bytes) -> bytes:
     """The file without what its pixels do not need."""
-    if _is_jpeg(data):  # APP0 and APP14 tell the colors
-        dropped = (b"\xfe", *(bytes([0xE0 + i]) for i in range(1, 16) if i != 14))
-        return _without_blocks(data, [block for block in _jpeg_blocks(data) if block.kind in dropped])
+    if _is_jpeg(data):
+        return _without_blocks(data, [block for block in _jpeg_blocks(data) if _is_jpeg_metadata(block)])
     if _is_png(data):  # a lower case letter: not critical
         return _without_blocks(data, [block for block in _png_blocks(data) if block.kind[0] & 32])
     if _is_webp(data):
@@ -100,6 +99,12 @@ def _jpeg_blocks(data) -> Iterator[_Block]:
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         yield _Block(kind, at, end)
         at = end
+
+
+def _is_jpeg_metadata(block):
+    """True for comments and application segments, except for APP0 and APP14 that are long enough to tell the colors."""
+    tells_colors = block.kind in (b"\xe0", b"\xee") and block.end - block.start >= 16
+    return block.kind == b"\xfe" or (b"\xe0" <= block.kind <= b"\xef" and not tells_colors)
 
 
 def _png_blocks(data) -> Iterator[_Block]:

@@ -83,9 +83,7 @@ class Tags:
         return not self._is_whole or is_tag_absent or is_part_absent
 
     def without_metadata(self) -> bytes:
-        """The same file, of which only the first image and what describes its pixels is found; raises EOFError."""
-        if not self._is_whole:
-            raise EOFError
+        """The same file, of which only the first image and what describes its pixels is found."""
         entries = [entry for tag, (_, _, entry) in self._entries.items() if tag in _OF_PIXELS]
         start = len(self._data) + len(self._data) % 2
         header = self._data[: self._inline] + struct.pack(self._order + self._number, start)

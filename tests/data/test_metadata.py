@@ -51,6 +51,7 @@ BROKEN = {
     ),
     "CMYK JPEG, EXIF that ends in its header": jpeg(segment(b"Exif\0\0II*"), plain=CMYK),
     "CMYK JPEG, EXIF that ends in its tags": jpeg(segment(b"Exif\0\0" + ORIENTATION_6[:14]), plain=CMYK),
+    "CMYK JPEG, JFIF and Adobe of a few bytes": jpeg(segment(b"JFIF\0", 0xE0), segment(b"Adobe", 0xEE), plain=CMYK),
     "PNG, text with a broken sum": png(b"tEXt", b"Title\0x", broken_sum=True),
     "PNG, text that inflates to 70 MB": png(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(70_000_000))),
     "PNG, ICC profile that does not inflate": png(b"iCCP", b"sRGB\0\0nothing"),
@@ -65,6 +66,9 @@ BROKEN = {
         PIXELS.tobytes(), (64, 40), channels=3,
         more=[(34665, 4, 1, b"\xff\xff\xff\0"), (34853, 4, 1, b"\xff\xff\0\0"), (700, 4, 90, b"\xff\xff\0\0")],
     ),
+    "TIFF, cut off in the last tag": tiff(
+        PIXELS.tobytes(), (64, 40), channels=3, more=[(33432, 2, 4, b"me\0\0")]
+    )[:-10],
     "TIFF, orientation as text, resolution beyond the end": tiff(
         PIXELS.tobytes(), (64, 40), channels=3,
         more=[(274, 2, 4, b"top\0"), (282, 5, 1, b"\xff\xff\xff\0"), (34675, 7, 99, b"\xff\xff\xff\0")],
