@@ -1,5 +1,6 @@
 """Real photographs for tests: pieces of those that scikit-learn and matplotlib carry, as JPEG files."""
 
+import io
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +16,13 @@ def photographs() -> dict[str, np.ndarray]:
     china, flower = load_sample_images().images
     hopper = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
     return {"china": china, "flower": flower, "hopper": np.asarray(Image.open(hopper))}
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
+    """The bytes of a file of this format."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
 
 
 def write_folder(root: Path, train: int, test: int, seed: int = 0, largest: int = 120) -> Path:

@@ -12,7 +12,7 @@ import grain
 import msgpack
 import numpy as np
 
-from acmix_jax.data.photos import Photo
+from acmix_jax.data.photos import CorruptImage, Photo
 from acmix_jax.errors import UserError
 
 CONTENTS = "dataset.json"
@@ -80,5 +80,6 @@ class RecordSource:
         try:
             data, label, name = msgpack.unpackb(self._records[index])
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"image {index} in {self._directory} is corrupt ({error}); prepare it again") from error
+            reason = f"{error}; preparing it again mends it"
+            raise CorruptImage(f"image {index} in {self._directory} is corrupt ({reason})") from error
         return {"image": Photo(data, name), "label": np.int32(label)}

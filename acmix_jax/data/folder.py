@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from acmix_jax.data.listing import LeftOut, class_folders, images_in, reason_of
-from acmix_jax.data.photos import CorruptImage, Photo
+from acmix_jax.data import photos
+from acmix_jax.data.listing import LeftOut, class_folders, images_in
 from acmix_jax.errors import UserError, few, nearest, printable
 
 SPLITS = {"train": ("train",), "test": ("val", "validation", "test")}
@@ -68,10 +68,8 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> dict:
         """Reads the file of one image; raises CorruptImage, with the reason, if that is not possible."""
-        try:
-            return {"image": Photo(self._path(index).read_bytes(), self.name(index)), "label": self._labels[index]}
-        except OSError as error:
-            raise CorruptImage(f"image {self.name(index)} cannot be read ({reason_of(error)})") from error
+        image = photos.read(self._path(index), self.name(index))
+        return {"image": image, "label": self._labels[index]}
 
     def _path(self, index):
         return self._root / os.fsdecode(self._files[index])

@@ -113,12 +113,12 @@ def _entries(folder):
             return list(entries)
     except OSError as error:
         raise UserError(
-            f"cannot list the folder {printable(folder)} ({reason_of(error)}); mend or remove it"
+            f"cannot list the folder {printable(folder)} ({_reason_of(error)}); mend or remove it"
         ) from error
 
 
-def reason_of(error: OSError) -> str:
-    """The reason for which a file or a folder cannot be read, from the error that says so."""
+def _reason_of(error: OSError) -> str:
+    """The reason for which a folder cannot be read, from the error that says so."""
     is_broken_link = error.errno == errno.ENOENT and os.path.islink(error.filename)
     return "it is a link that leads nowhere" if is_broken_link else error.strerror
 

@@ -168,7 +168,7 @@ def _load(source, candidates, damaged, change, rng):
             example = {**change(source[index], rng), "index": np.int32(index)}
         except CorruptImage as error:
             if damaged == "fail":
-                raise UserError(f"{error}; replace it, or set --config.data.damaged=skip") from error
+                raise UserError(f"{error}; mend or replace it, or set --config.data.damaged=skip") from error
             print(f"warning: {error}; using the next one", file=sys.stderr)
         else:
             return example if damaged == "fail" else {**example, "skipped_count": np.int32(skipped)}

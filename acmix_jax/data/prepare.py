@@ -3,9 +3,9 @@
 python -m acmix_jax.data.prepare --folder=IMAGES --out=DIR
 
 IMAGES holds train/<class>/*.jpg and val/<class>/*.jpg (see folder.py). Train from the result with
---config.data.source=records --config.data.dir=DIR. If the program is stopped, the same command continues. Images that
-are corrupt or cannot be read are listed in DIR/damaged.txt, one a line (see `printable` for odd names); they end the
-program with an error once all others are checked, or are left out with --skip-damaged.
+--config.data.source=records --config.data.dir=DIR. If the program is stopped, the same command continues. A warning
+says why an image is corrupt or cannot be read. All are listed in DIR/damaged.txt, one a line (see `printable` for odd
+names); they end the program with an error once all others are checked, or are left out with --skip-damaged.
 """
 
 import argparse
@@ -62,8 +62,8 @@ def prepare(folder: Path, out: Path, images_per_shard: int, threads: int, skip_d
         (out / "damaged.txt").write_text("".join(f"{name}\n" for name in corrupt), "utf-8")
     if corrupt and not skip_damaged:
         raise UserError(
-            f"{len(corrupt)} images such as {corrupt[0]} are corrupt; all are in {out / 'damaged.txt'}: "
-            "replace them and start again, or add --skip-damaged"
+            f"{len(corrupt)} images such as {corrupt[0]} are corrupt or cannot be read; all are in "
+            f"{out / 'damaged.txt'}: replace them and start again, or add --skip-damaged"
         )
     splits = {}
     for split, source in sources.items():
@@ -101,7 +101,8 @@ def _write_shard(source, indices, path, skip_damaged):
             try:
                 example = source[index]
                 photos.decode(example["image"])
-            except photos.CorruptImage:
+            except photos.CorruptImage as error:
+                print(f"warning: {error}", file=sys.stderr)
                 corrupt.append(source.name(index))
             else:
                 writer.write(to_record(example["image"], example["label"]))

@@ -54,9 +54,7 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
 
     with jax.set_mesh(run.mesh), StopSignal() as stop, contextlib.ExitStack() as closing:
         processes.first_does(lambda: closing.enter_context(lock.held(folder)))
-        processes.first_does(
-            lambda: workdir.prepare(folder, config, len(run.source), environment.describe(), classes)
-        )
+        processes.first_does(lambda: workdir.prepare(folder, config, len(run.source), environment.describe(), classes))
         checkpoints = Checkpoints(folder / "checkpoints", best_metric(config), config.keep_checkpoints)
         closing.enter_context(checkpoints)
         state = checkpoints.restore(run.shapes)

@@ -2,6 +2,7 @@ import hashlib
 import itertools
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import time
@@ -130,6 +131,27 @@ def test_a_corrupt_image_ends_the_run_or_is_replaced_by_the_next(settings, tmp_p
     assert "flower/0001.JPEG is corrupt (it is empty); using the next one" in capfd.readouterr().err
     (evaluated,) = eval_batches(source, settings, 16)
     assert evaluated["mask"].tolist() == [1] * 5 + [0] + [1] * 6 + [0] * 4
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_image_that_cannot_be_read_counts_as_corrupt(settings, tmp_path, training, capfd):
+    folder = write_folder(tmp_path, train=2, test=1)
+    (folder / "train" / "flower" / "0.jpg").symlink_to("nowhere.jpg")  # index 2
+    settings.source, settings.dir, settings.image_size, settings.threads = "folder", str(folder), 8, 1
+    source = pipeline.open_source(settings, "train")
+
+    def first_batch():
+        batches = (
+            train_batches(source, settings, batch_size=7, seed=0) if training else eval_batches(source, settings, 7)
+        )
+        return next(iter(batches))
+
+    message = "flower/0.jpg cannot be read (it is a link that leads nowhere); "
+    with pytest.raises(UserError, match=re.escape(message) + ".* --config.data.damaged=skip$"):
+        first_batch()
+    settings.damaged = "skip"
+    assert sorted(first_batch()["index"].tolist()) == [0, 1, 3, 3, 4, 5, 6]
+    assert message + "using the next one" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 10, 16])

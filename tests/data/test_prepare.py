@@ -78,7 +78,9 @@ def test_corrupt_images_are_listed_by_name_or_left_out(tmp_path):
     folder = write_folder(tmp_path / "folder", train=3, test=1)
     corrupt = folder / "train" / "flower" / "0001.JPEG"
     corrupt.write_bytes(corrupt.read_bytes()[:900])
-    with pytest.raises(UserError, match=r"1 images such as .*flower/0001.JPEG are corrupt; .* add --skip-damaged"):
+    with pytest.raises(
+        UserError, match=r"1 images such as .*flower/0001.JPEG are corrupt or .*; .* add --skip-damaged"
+    ):
         run(folder, tmp_path / "out")
     assert (tmp_path / "out" / "damaged.txt").read_text() == f"{corrupt}\n"
     with pytest.raises(UserError, match="shards of other images or options; choose another --out"):
@@ -89,17 +91,6 @@ def test_corrupt_images_are_listed_by_name_or_left_out(tmp_path):
     assert (tmp_path / "less" / "damaged.txt").read_text() == f"{corrupt}\n"
     contents = json.loads((tmp_path / "less" / "dataset.json").read_text())
     assert contents["splits"]["train"] == {"shards": 3, "images": 8}
-
-
-def test_what_cannot_be_read_is_listed_as_well(tmp_path):
-    folder = write_folder(tmp_path / "folder", train=3, test=1)
-    links = [folder / "train" / "china" / "gone.png", folder / "val" / "hopper" / "self.png"]
-    links[0].symlink_to("nowhere.png")
-    links[1].symlink_to("self.png")
-    with pytest.raises(UserError, match=r"2 images such as .*china/gone.png are corrupt"):
-        run(folder, tmp_path / "out")
-    assert (tmp_path / "out" / "damaged.txt").read_text() == f"{links[0]}\n{links[1]}\n"
-    assert run(folder, tmp_path / "less", skip_damaged=True).startswith("9 training and 3 test images")
 
 
 @pytest.mark.parametrize(
@@ -125,6 +116,34 @@ def test_names_of_any_bytes_are_packed(tmp_path, settings, name, escaped):
     for settings.source, settings.dir in (("folder", str(folder)), ("records", str(tmp_path / "out"))):
         classes.append(pipeline.open_source(settings, "train").classes)
     assert classes[0] == classes[1] == sorted(["flower", "hopper", name])
+
+
+def test_all_images_that_cannot_be_read_are_listed(tmp_path, capfd):
+    folder = write_folder(tmp_path / "folder", train=2, test=1)
+    for name in ("china/2", "hopper/2"):
+        (folder / "train" / f"{name}.jpg").symlink_to("nowhere.jpg")
+    (folder / "val" / "flower" / "1.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"^3 images such as .*/train/china/2.jpg are corrupt or cannot be read; "):
+        run(folder, tmp_path / "out")
+    said = capfd.readouterr().err
+    for name in ("china/2", "hopper/2"):
+        assert f"warning: image {folder}/train/{name}.jpg cannot be read (it is a link that leads nowhere)\n" in said
+    assert f"warning: image {folder}/val/flower/1.png is corrupt (it is empty)\n" in said
+    run(folder, tmp_path / "less", skip_damaged=True)
+    named = [f"{folder}/{name}" for name in ("train/china/2.jpg", "train/hopper/2.jpg", "val/flower/1.png")]
+    assert (tmp_path / "less" / "damaged.txt").read_text().splitlines() == named
+
+
+def test_corrupt_records_are_skipped_like_corrupt_images(folder, tmp_path, settings):
+    run(folder, tmp_path)
+    settings.source, settings.dir, settings.damaged = "records", str(tmp_path), "skip"
+    shard = tmp_path / "test-00000-of-00002.array_record"
+    whole = shard.read_bytes()
+    middle_of_an_image = whole.index(b"\xff\xd8") + 300
+    shard.write_bytes(whole[:middle_of_an_image] + b"flipped" + whole[middle_of_an_image + 7 :])
+    change = partial(classification.change, settings)
+    (batch,) = pipeline.eval_batches(pipeline.open_source(settings, "test"), settings, change, 6)
+    assert sorted(batch["mask"].tolist()) == [0, 1, 1, 1, 1, 1]
 
 
 def test_corrupt_shards_are_named(folder, tmp_path, settings):
