@@ -1,4 +1,4 @@
-"""Trains, evaluates, inspects or folds: `python main.py --config=configs/digits.py --workdir=DIR [--mode=MODE]`."""
+"""Trains, evaluates, inspects, predicts, folds: `main.py --config=configs/digits.py --workdir=DIR [--mode=MODE]`."""
 
 import re
 import sys
@@ -19,9 +19,14 @@ class _Path(flags.ArgumentParser):
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/digits.py.", lock_config=True)
 WORKDIR = flags.DEFINE(_Path(), "workdir", None, "Folder of the run; a run in it resumes.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "inspect", "fold", "benchmark_input"], "What to do.")
-CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "To evaluate, inspect or fold: latest, best or a step.")
-OUT = flags.DEFINE(_Path(), "out", None, "Folder for what --mode=fold and inspect write; default for inspect: workdir.")
+MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "eval", "inspect", "predict", "fold", "benchmark_input"], "What to do."
+)
+CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "For all modes but train: latest, best or a step.")
+IMAGES = flags.DEFINE(_Path(), "images", None, "File or folder of images for --mode=predict.")
+OUT = flags.DEFINE(
+    _Path(), "out", None, "Folder for what fold, inspect and predict write; fold needs it, others default to workdir."
+)
 
 
 def main(_) -> None:
@@ -34,6 +39,7 @@ def main(_) -> None:
         from acmix_jax.run.workdir import config_to_look_with
         from acmix_jax.training import loop
         from acmix_jax.training.evaluate import evaluate_checkpoint
+        from acmix_jax.training.predict import predict_images
         from acmix_jax.weights.stored import fold_checkpoint
 
         processes.connect(config.distributed if config else None)
@@ -50,8 +56,14 @@ def main(_) -> None:
         elif MODE.value == "eval":
             print(evaluate_checkpoint(config_to_look_with(folder, config), folder, which))
         else:
-            out = Path(OUT.value).absolute() if OUT.value else None
-            print(inspect_checkpoint(config_to_look_with(folder, config), folder, which, out))
+            out = Path(OUT.value or folder).absolute()
+            config = config_to_look_with(folder, config)
+            if MODE.value == "inspect":
+                print(inspect_checkpoint(config, folder, which, out))
+            elif not IMAGES.value:
+                raise UserError("--mode=predict classifies images; set --images=FILE_OR_FOLDER")
+            else:
+                print(predict_images(config, folder, which, Path(IMAGES.value), out))
 
 
 def parse_flags(arguments: list[str]) -> list[str]:

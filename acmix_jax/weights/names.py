@@ -4,6 +4,7 @@ The layers choose these names; tests/weights/test_names.py holds every entry aga
 """
 
 import re
+from typing import Any
 
 PART_OF = {  # parameters of a mixing layer, by part of the paper's table 1; "kernel" is that of a plain ResNet's 3x3
     "qkv": "stage1", "reduce": "stage1", "reduce_norm": "stage1", "kernel": "stage1",
@@ -21,6 +22,16 @@ NORM_AFTER = {
     "weight1": "norm2",
 }  # fmt: skip
 """Linear layers and the BatchNorm that follows, both in one module, in ResNet and SAN."""
+
+
+STEMS = ("stem_conv", "patch_embed", "stage1_embed")
+"""The layers that read the image."""
+
+
+def input_channels(params: dict[str, Any]) -> int:
+    """Number of channels of the images that a network with these parameters takes."""
+    stem = next(layer for name, layer in params["backbone"].items() if name in STEMS)
+    return stem["kernel"].shape[-2]
 
 
 def block_of(path: str) -> str:

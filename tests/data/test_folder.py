@@ -186,7 +186,7 @@ def test_what_may_not_be_read_is_named(root, monkeypatch):
     def refuse(path, *_):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(CorruptImage, match=r"cat/0.jpg cannot be read \(Permission denied\)"):
         source[0]
     monkeypatch.setattr(os, "scandir", refuse)
