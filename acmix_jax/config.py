@@ -105,7 +105,7 @@ FIELDS: dict[str, Field] = {
     # The data
     "data.source": Field("digits", NAME, "digits, fashion_mnist, folder, records (by data.prepare) or tfds:NAME"),
     "data.dir": Field("", PATH, "folder of the files, for sources that need one", RESUME),
-    "data.num_classes": Field(10, whole(2), "outputs of the classifier"),
+    "data.num_classes": Field(None, whole(2), "outputs of the classifier; None: as many as the data has classes"),
     "data.mean": Field((0.5,), several(PER_CHANNEL, FRACTION), "of the pixels, on a scale from 0 to 1"),
     "data.std": Field((0.5,), several(PER_CHANNEL, ABOVE_0), "standard deviation, as data.mean"),
     "data.image_size": Field(0, PIXELS, "height and width after resizing; 0: images have one size already"),
@@ -204,6 +204,14 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat
+
+
+def follow_data(config: ml_collections.ConfigDict, num_classes: int) -> ml_collections.ConfigDict:
+    """The config; where its number of classes is None, a copy with this one."""
+    if config.data.num_classes is None:
+        config = config.copy_and_resolve_references()
+        config.data.num_classes = num_classes
+    return config
 
 
 def may_change(name: str) -> bool:

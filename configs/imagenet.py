@@ -18,7 +18,6 @@ def get_config(model="acmix_resnet50"):
     config = default_config()
     config.model = model
     config.data.source = "folder"
-    config.data.num_classes = 1000
     config.data.mean = (0.485, 0.456, 0.406)
     config.data.std = (0.229, 0.224, 0.225)
     config.data.image_size = 224

@@ -96,8 +96,9 @@ def lower(job: Job) -> jax.stages.Lowered | None:
     """The job's program before its compilation; None for the folded form of a network with nothing to fold."""
     target = devices.devices_of(job.target)
     config = config_of(job, len(target))
-    pixels, classes = np.broadcast_to(np.uint8(0), (1_281_167, job.img_size, job.img_size, 3)), config.data.num_classes
-    images = ArraySource(pixels, np.arange(len(pixels)) % classes)  # ImageNet's number of images, and no memory
+    pixels = np.broadcast_to(np.uint8(0), (1_281_167, job.img_size, job.img_size, 3))  # no memory
+    labels = np.arange(len(pixels)) % (config.data.num_classes or 1000)  # as many images and classes as ImageNet has
+    images = ArraySource(pixels, labels)
     run = set_up(config, target, images)
     program, variables, example = run.step, run.shapes, run.example
     if job.program != "train":

@@ -34,7 +34,11 @@ def count_records(shards: list[str]) -> int:
 
 
 class RecordSource:
-    """Examples {"image": Photo, "label": int32 scalar}, in the order of the folder of images."""
+    """Examples {"image": Photo, "label": int32 scalar}, in the order of the folder of images.
+
+    Attributes:
+      classes: names of the classes, in the order of the labels.
+    """
 
     def __init__(self, directory: str, split: str):
         """Opens split "train" or "test".

@@ -9,6 +9,9 @@ import numpy as np
 from acmix_jax.data.arrays import ArraySource
 from acmix_jax.errors import UserError
 
+CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
 _PREFIX = {"train": "train", "test": "t10k"}
 
 
@@ -20,7 +23,7 @@ def load(split: str, directory: str) -> ArraySource:
     """
     images = _read_idx(Path(directory), f"{_PREFIX[split]}-images-idx3-ubyte")
     labels = _read_idx(Path(directory), f"{_PREFIX[split]}-labels-idx1-ubyte")
-    return ArraySource(images[..., None], labels)
+    return ArraySource(images[..., None], labels, CLASSES)
 
 
 def _read_idx(directory: Path, name: str) -> np.ndarray:

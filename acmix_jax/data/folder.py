@@ -1,42 +1,54 @@
-"""Source of images in folders, one per class: DIR/train/<class>/*.jpg and DIR/val/<class>/*.jpg."""
+"""Source of images in folders, one per class: DIR/train/<class>/*.jpg and DIR/val/<class>/*.jpg.
+
+Images may lie at any depth below the folder of their class. See listing.py for what counts as a class and as an image.
+"""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from acmix_jax.data import photos
-from acmix_jax.errors import UserError, check_choice
+from acmix_jax.data.listing import LeftOut, class_folders, images_in
+from acmix_jax.errors import UserError, few, nearest, printable
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # upper or lower case
 SPLITS = {"train": ("train",), "test": ("val", "validation", "test")}
 """Names of the folders of a split; the first one that exists is used, as the test split of ImageNet has no labels."""
 
 
 class FolderSource:
-    """Examples {"image": Photo, "label": int32 scalar}, sorted by class and file name.
+    """Examples {"image": Photo, "label": int32 scalar}, sorted by class and path.
 
-    Classes are the folders below train/, sorted by name; other splits may lack some.
+    Attributes:
+      classes: names of the folders below train/, sorted; other splits may lack some.
     """
 
     def __init__(self, directory: str, split: str):
-        """Lists the files of split "train" or "test" without opening them.
+        """Lists the files of split "train" or "test" without opening them; a warning says what is left out.
 
         Raises:
-          UserError: no such folder, no image in it, or a class that train/ does not have.
+          UserError: no such folder, no image in it, a class of train/ without images, or one that train/ does not have.
         """
-        self.classes = _folders_in(_split_folder(directory, "train"))
-        self._root = _split_folder(directory, split)
-        files, labels = [], []
-        for name in _folders_in(self._root):
-            check_choice(f"class folder in {self._root}", name, self.classes)
-            images = sorted(e.name for e in os.scandir(self._root / name) if e.name.lower().endswith(SUFFIXES))
-            files += [os.fsencode(os.path.join(name, image)) for image in images]
-            labels += [self.classes.index(name)] * len(images)
-        if not files:
-            raise UserError(f"no images in {self._root}; it needs a folder for each class with {', '.join(SUFFIXES)}")
+        train, self._root = (_split_folder(directory, name) for name in ("train", split))
+        left_out, root, shown = LeftOut(), str(self._root), printable(str(self._root))
+        names = class_folders(root, left_out)
+        self.classes = names if split == "train" else class_folders(str(train), LeftOut())
+        label_of = {name: label for label, name in enumerate(self.classes)}
+        _check_known([name for name in names if name not in label_of], self.classes, self._root, train)
+        images = {name: images_in(root, name, left_out) for name in names}
+        if said := str(left_out):
+            print(f"warning: left out of {shown}: {said}", file=sys.stderr)
+        if not any(images.values()):
+            raise UserError(f"no images in {shown}; it needs a folder for each class, with .jpg, .png or other images")
+        empty = [name for name in names if not images[name]]
+        if empty and split == "train":
+            raise UserError(
+                f"no images in {len(empty):,} class folders of {shown}: {few(empty)}; add some, or remove them"
+            )
         # Arrays instead of lists of objects, because each worker process gets a copy.
-        self._files, self._labels = np.array(files), np.array(labels, np.int32)
+        self._files = np.array([os.fsencode(image) for name in names for image in images[name]])
+        self._labels = np.repeat(np.array([label_of[name] for name in names], np.int32), [*map(len, images.values())])
 
     @property
     def num_classes(self) -> int:
@@ -48,16 +60,15 @@ class FolderSource:
         return [os.fsdecode(name) for name in self._files]
 
     def name(self, index: int) -> str:
-        """The path of an image for messages and lists."""
-        return str(self._path(index))
+        """The path of an image for messages and lists: in one line, see `printable`."""
+        return printable(str(self._path(index)))
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, index: int) -> dict:
         """Reads the file of one image; raises CorruptImage, with the reason, if that is not possible."""
-        path = self._path(index)
-        return {"image": photos.read(path, str(path)), "label": self._labels[index]}
+        return {"image": photos.read(self._path(index), self.name(index)), "label": self._labels[index]}
 
     def _path(self, index):
         return self._root / os.fsdecode(self._files[index])
@@ -71,5 +82,11 @@ def _split_folder(directory, split):
     return existing
 
 
-def _folders_in(folder):
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+def _check_known(unknown, classes, root, train):
+    if unknown:
+        others = f" and {len(unknown) - 1:,} others" if len(unknown) > 1 else ""
+        raise UserError(
+            f"unknown class folder {few(unknown[:1])}{others} in {printable(str(root))}, as {train.name}/ has "
+            f"{len(classes):,} without it; "
+            f"{nearest(unknown[0], classes)}"
+        )

@@ -54,6 +54,11 @@ def open_source(config, split: str):
     return SOURCES[config.source](split, config.dir)
 
 
+def classes_of(source) -> list[str] | None:
+    """Names of a source's classes, in the order of the labels; None if it has none."""
+    return getattr(source, "classes", None)
+
+
 def train_batches(
     source, config, change: Change, batch_size: int, seed: int, start: int = 0
 ) -> Iterator[dict[str, np.ndarray]]:

@@ -4,8 +4,8 @@ python -m acmix_jax.data.prepare --folder=IMAGES --out=DIR
 
 IMAGES holds train/<class>/*.jpg and val/<class>/*.jpg (see folder.py). Train from the result with
 --config.data.source=records --config.data.dir=DIR. If the program is stopped, the same command continues. A warning
-says why an image is corrupt or cannot be read. All are listed in DIR/damaged.txt; they end the program with an error
-once all others are checked, or are left out with --skip-damaged.
+says why an image is corrupt or cannot be read. All are listed in DIR/damaged.txt, one a line (see `printable` for odd
+names); they end the program with an error once all others are checked, or are left out with --skip-damaged.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from acmix_jax.config import local_path
 from acmix_jax.data import photos
 from acmix_jax.data.array_records import CONTENTS, count_records, shard_path, to_record
 from acmix_jax.data.folder import FolderSource
-from acmix_jax.errors import UserError, one_line_errors
+from acmix_jax.errors import UserError, one_line_errors, printable
 from acmix_jax.run.progress import Progress
 
 PLAN = "plan.json"  # what the shards in a folder are made of, so that nothing else is mixed with them
@@ -55,11 +55,11 @@ def prepare(folder: Path, out: Path, images_per_shard: int, threads: int, skip_d
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    corrupt += [name for path in out.glob("*.damaged") for name in path.read_text().splitlines()]
+    corrupt += [name for path in out.glob("*.damaged") for name in path.read_text("utf-8").splitlines()]
     corrupt = sorted(set(corrupt))
     (out / "damaged.txt").unlink(missing_ok=True)
     if corrupt:
-        (out / "damaged.txt").write_text("".join(f"{name}\n" for name in corrupt))
+        (out / "damaged.txt").write_text("".join(f"{name}\n" for name in corrupt), "utf-8")
     if corrupt and not skip_damaged:
         raise UserError(
             f"{len(corrupt)} images such as {corrupt[0]} are corrupt or cannot be read; all are in "
@@ -71,13 +71,18 @@ def prepare(folder: Path, out: Path, images_per_shard: int, threads: int, skip_d
         splits[split] = {"shards": len(shards), "images": count_records(shards)}
     contents = {"classes": sources["train"].classes, "splits": splits}
     _replace(out / CONTENTS, json.dumps(contents, indent=2) + "\n")
-    return f"{splits['train']['images']:,} training and {splits['test']['images']:,} test images are in {out}"
+    train, test = (splits[split]["images"] for split in ("train", "test"))
+    return f"{train:,} training and {test:,} test images are in {printable(str(out))}"
 
 
 def _claim(out, sources, images_per_shard, skip_damaged):
     """Makes `out`, or checks that what is in it was begun with the same files and options."""
-    files = hashlib.sha256("\n".join(name for s in sources.values() for name in s.names()).encode()).hexdigest()
-    plan = {"files": files, "images_per_shard": images_per_shard, "skip_damaged": skip_damaged}
+    files = os.fsencode("\n".join(name for source in sources.values() for name in source.names()))
+    plan = {
+        "files": hashlib.sha256(files).hexdigest(),
+        "images_per_shard": images_per_shard,
+        "skip_damaged": skip_damaged,
+    }
     try:
         out.mkdir(parents=True, exist_ok=True)
         if (out / PLAN).exists() and json.loads((out / PLAN).read_text()) != plan:
@@ -106,7 +111,7 @@ def _write_shard(source, indices, path, skip_damaged):
             partial.unlink()
             return corrupt
         if corrupt:  # before the shard, so that a later run that finds the shard knows them, too
-            path.with_suffix(".damaged").write_text("".join(f"{name}\n" for name in corrupt))
+            path.with_suffix(".damaged").write_text("".join(f"{name}\n" for name in corrupt), "utf-8")
         partial.replace(path)
     except (OSError, RuntimeError) as error:
         raise UserError(f"cannot write {partial} ({error}); free some space there and start again") from error

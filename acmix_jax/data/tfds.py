@@ -42,6 +42,11 @@ class TfdsSource:
         """Number of classes in TFDS' description."""
         return self._source.dataset_info.features["label"].num_classes
 
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes in TFDS' description; their numbers, if it has none."""
+        return self._source.dataset_info.features["label"].names
+
     def __len__(self) -> int:
         return len(self._source)
 

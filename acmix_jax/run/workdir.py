@@ -1,22 +1,27 @@
 """The folder of one run, tied to one config; or of weights alone."""
 
 import json
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from acmix_jax.config import flatten, may_change, restore_config
-from acmix_jax.errors import UserError
+from acmix_jax.config import flatten, follow_data, may_change, restore_config
+from acmix_jax.errors import UserError, few
 
 WEIGHTS = "weights.json"
 """The facts about a folder of converted or folded weights; such a folder has no config.json."""
 
 
-def prepare(workdir: Path, config: Any, images: int, environment: dict[str, Any]) -> None:
+def prepare(
+    workdir: Path, config: Any, images: int, environment: dict[str, Any], classes: Sequence[str] | None = None
+) -> None:
     """Creates the folder and writes config.json, or checks that the run in it has the same config.
 
     Args:
       images: number of training images, which determines their order in an epoch.
       environment: versions, devices and so on, for config.json's "environment"; may change.
+      classes: names that the labels stand for, in order, for config.json's "classes"; see `check_classes`.
 
     Raises:
       UserError: the folder cannot be written, or holds a run of another config or number of images.
@@ -30,8 +35,9 @@ def prepare(workdir: Path, config: Any, images: int, environment: dict[str, Any]
         workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():
             saved = json.loads(path.read_text())
+            classes = classes or saved.get("classes")
             before = saved.get("environment", {}).get("training_images", images)
-            _check_same(workdir, _without_environment(saved), config)
+            _check_same(workdir, _config_in(saved), config)
             if before != images:
                 raise UserError(
                     f"the run in {str(workdir)!r} started with {before:,} training images, now there are {images:,}; "
@@ -39,6 +45,7 @@ def prepare(workdir: Path, config: Any, images: int, environment: dict[str, Any]
                 )
         temporary = path.with_suffix(".tmp")
         content = config.to_dict() | {"environment": environment | {"training_images": images}}
+        content |= {"classes": list(classes)} if classes else {}
         temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
         temporary.replace(path)
     except json.JSONDecodeError as error:
@@ -47,8 +54,45 @@ def prepare(workdir: Path, config: Any, images: int, environment: dict[str, Any]
         raise UserError(f"cannot write to workdir {str(workdir)!r} ({error.strerror}); choose another") from error
 
 
+def check_classes(folder: Path, classes: Sequence[str] | None) -> None:
+    """Checks that labels mean what they meant to the run in `folder`, or to the run whose weights it holds.
+
+    Args:
+      classes: names of the classes of the data, in the order of their labels. Without them, or where the run has not
+        recorded its own, there is nothing to check.
+
+    Raises:
+      UserError: the names or their order differ; tells the first difference.
+    """
+    change = class_change(read_facts(folder).get("classes"), classes)
+    if change:
+        raise UserError(
+            f"the classes of the data are not those that {str(folder)!r} was trained on: {change}; restore the class "
+            "names and their order, or choose another --workdir"
+        )
+
+
+def class_change(old: Sequence[str] | None, new: Sequence[str] | None) -> str:
+    """The first difference between two lists of class names, as text; empty if there is none, or one is unknown.
+
+    Names are compared as they are: with upper and lower case, and with each Unicode form of an accented letter.
+    """
+    if not old or not new or list(old) == list(new):
+        return ""
+    label = next((i for i, (was, now) in enumerate(zip(old, new, strict=False)) if was != now), min(len(old), len(new)))
+    was, now = (names[label] if label < len(names) else "no class" for names in (old, new))
+    look_alike = unicodedata.normalize("NFC", was) == unicodedata.normalize("NFC", now)
+    was, now = (ascii(name) if look_alike else few([name]) for name in (was, now))
+    after = f", after {few([old[label - 1]])}," if label else ""
+    gone, added = ([name for name in one if name not in other] for one, other in ((old, {*new}), (new, {*old})))
+    lists = [f"{what}: {few(names)}" for what, names in (("gone", gone), ("new", added)) if names]
+    return f"label {label}{after} was {was} and is {now} ({'; '.join(lists) or 'the order changed'})"
+
+
 def config_to_look_with(workdir: Path, given: Any | None) -> Any:
     """The config for evaluating or inspecting a folder: its own, or `given` if that is compatible.
+
+    A number of classes that is None in `given` is that of the weights.
 
     Raises:
       UserError: the folder holds no weights; `given` differs from the run's config in more than the batch size and the
@@ -61,6 +105,7 @@ def config_to_look_with(workdir: Path, given: Any | None) -> Any:
         raise UserError(f"{hint} classes and no config; set --config=FILE")
     if given is None:
         return restore_config(own)
+    given = follow_data(given, facts["num_classes"])
     if own is not None:
         _check_same(workdir, own, given, "batch_size")
     elif (given.model, given.data.num_classes) != (facts["model"], facts["num_classes"]):
@@ -77,7 +122,7 @@ def model_of(folder: Path) -> str:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Facts about the weights in a folder: "model", "num_classes", and "config" if a run made them.
+    """Facts about the weights in a folder: "model", "num_classes"; "config" and "classes" (names) if a run made them.
 
     Raises:
       UserError: it is neither a workdir nor a folder of weights.
@@ -87,8 +132,9 @@ def read_facts(folder: Path) -> dict[str, Any]:
             saved = json.loads((folder / name).read_text())
             if name == WEIGHTS:
                 return {key: saved[key] for key in ("model", "num_classes")} | saved  # these two are required
-            config = _without_environment(saved)
-            return {"model": config["model"], "num_classes": config["data"]["num_classes"], "config": config}
+            config, classes = _config_in(saved), saved.get("classes")
+            facts = {"model": config["model"], "num_classes": config["data"]["num_classes"], "config": config}
+            return facts | ({"classes": classes} if classes else {})
         except (FileNotFoundError, NotADirectoryError):
             continue
         except KeyError as error:
@@ -128,8 +174,9 @@ def write_facts(folder: Path, facts: dict[str, Any]) -> None:
         raise UserError(f"cannot write to {str(folder)!r} ({error.strerror}); choose another --out") from error
 
 
-def _without_environment(saved: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in saved.items() if key != "environment"}
+def _config_in(saved: dict[str, Any]) -> dict[str, Any]:
+    """The config alone, from the content of config.json."""
+    return {key: value for key, value in saved.items() if key not in ("environment", "classes")}
 
 
 def _check_same(workdir: Path, saved: dict[str, Any], config: Any, *ignored: str) -> None:

@@ -68,7 +68,10 @@ class Classification:
         )
 
     def check_source(self, source: Any) -> None:
-        """Raises a UserError if the source has more classes than the model; warns, once, if it has fewer."""
+        """Raises a UserError for less than two classes, or more than the model has; warns, once, if there are fewer."""
+        if self.model.num_classes < 2:
+            raise UserError("the data has one class alone, which leaves nothing to learn; for folders, set "
+                            "--config.data.dir to the one that holds train/CLASS/")  # fmt: skip
         difference = f"the data has {source.num_classes} classes, the model {self.model.num_classes}"
         hint = f"set --config.data.num_classes={source.num_classes}"
         if source.num_classes > self.model.num_classes:

@@ -7,12 +7,13 @@ from typing import Any
 import flax
 import jax
 
-from acmix_jax.config import check_config
+from acmix_jax.config import check_config, follow_data
 from acmix_jax.data import pipeline
 from acmix_jax.devices import sharding
 from acmix_jax.errors import UserError
 from acmix_jax.evaluators import best_metric
 from acmix_jax.evaluators.base import Evaluator
+from acmix_jax.run import workdir
 from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.tasks import create_evaluator, create_task
 from acmix_jax.tasks.base import Task, Variables
@@ -39,11 +40,18 @@ def evaluate(
 
 
 def evaluate_checkpoint(config, folder: Path, which: str) -> str:
-    """Evaluates checkpoint "latest", "best" or a step of the run in `folder`; returns the result as text."""
+    """Evaluates checkpoint "latest", "best" or a step of the run in `folder`; returns the result as text.
+
+    Raises:
+      UserError: a setting is wrong, there is no such checkpoint, or the data has other classes than the run.
+    """
     check_config(config)
     mesh = sharding.make_mesh(config.batch_size)
+    source = pipeline.open_source(config.data, "test")
+    workdir.check_classes(folder, pipeline.classes_of(source))
+    config = follow_data(config, workdir.read_facts(folder)["num_classes"])
     task = create_task(config, mesh)
-    evaluator = create_evaluator(config, task, pipeline.open_source(config.data, "test"))
+    evaluator = create_evaluator(config, task, source)
     with Checkpoints(folder / "checkpoints", best_metric(config), read_only=True) as checkpoints, jax.set_mesh(mesh):
         step, variables = checkpoints.read_variables(which)
         variables = jax.device_put(variables, sharding.replicated(mesh))

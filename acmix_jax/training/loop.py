@@ -33,7 +33,7 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
 
     Args:
       config: see acmix_jax/config.py.
-      folder: the workdir; gets config.json, metrics.jsonl, TensorBoard events and checkpoints/.
+      folder: the workdir; gets config.json (with the class names), metrics.jsonl, TensorBoard events and checkpoints/.
       devices: default: all.
 
     Returns:
@@ -44,11 +44,13 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
       StopRequested: a signal ended the run early; its state is saved.
     """
     # Mistakes in the config, the data or init_from show here, before any file is made.
-    run = set_up(config, devices)
+    is_new = not (folder / "config.json").exists()
+    run = set_up(config, devices, resumed=None if is_new else folder)
+    config, classes = run.config, pipeline.classes_of(run.source)
     evaluator = create_evaluator(config, run.task, pipeline.open_source(config.data, "test"))
-    if config.init_from and not (folder / "config.json").exists():
+    if config.init_from and is_new:
         read_into(run.shapes.variables, Path(config.init_from))
-    processes.first_does(lambda: workdir.prepare(folder, config, len(run.source), environment.describe()))
+    processes.first_does(lambda: workdir.prepare(folder, config, len(run.source), environment.describe(), classes))
 
     with jax.set_mesh(run.mesh), StopSignal() as stop, contextlib.ExitStack() as closing:
         checkpoints = Checkpoints(folder / "checkpoints", best_metric(config), config.keep_checkpoints)
@@ -115,7 +117,7 @@ def _fresh_state(config, run: Setup) -> TrainState:
     """The state before the first step, from `init_from` if that is set; prints an overview of the parameters."""
     state = run.init(jax.random.key(config.seed))
     if config.init_from:
-        variables, summary = read_into(state.variables, Path(config.init_from))
+        variables, summary = read_into(state.variables, Path(config.init_from), pipeline.classes_of(run.source))
         print(f"init_from {summary}", file=sys.stderr)
         params, model_state = variables.pop("params"), variables
         average = None if state.average is None else params

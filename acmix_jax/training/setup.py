@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 
-from acmix_jax.config import check_config
+from acmix_jax.config import check_config, follow_data
 from acmix_jax.data import pipeline
 from acmix_jax.devices import sharding
+from acmix_jax.run import workdir
 from acmix_jax.tasks import create_task
 from acmix_jax.tasks.base import Batch, Task
 from acmix_jax.training import optim
@@ -21,6 +23,7 @@ class Setup:
     """All that a run needs before its first step.
 
     Attributes:
+      config: with the number of classes.
       mesh: the devices.
       source: the training examples.
       task: the model and its loss.
@@ -31,6 +34,7 @@ class Setup:
       step: (state, batch) -> (state, metrics); jitted, donates the old state.
     """
 
+    config: Any
     mesh: jax.sharding.Mesh
     source: Any
     task: Task
@@ -41,19 +45,25 @@ class Setup:
     step: Callable
 
 
-def set_up(config: Any, devices: Sequence[jax.Device] | None = None, source: Any = None) -> Setup:
+def set_up(
+    config: Any, devices: Sequence[jax.Device] | None = None, source: Any = None, resumed: Path | None = None
+) -> Setup:
     """Builds everything from the config; compiles nothing and writes nothing.
 
     Args:
       devices: default: all. They need not be here, see benchmark/devices.py.
       source: the training examples; default: those of `config.data`.
+      resumed: workdir of the run that goes on; the data must have its classes.
 
     Raises:
-      UserError: a setting is wrong.
+      UserError: a setting is wrong, or does not fit the data.
     """
     check_config(config)
     mesh = sharding.make_mesh(config.batch_size, config.fsdp, devices)
     source = pipeline.open_source(config.data, "train") if source is None else source
+    if resumed:
+        workdir.check_classes(resumed, pipeline.classes_of(source))
+    config = follow_data(config, source.num_classes)
     task = create_task(config, mesh)
     task.check_source(source)
     example = pipeline.example_batch(source, config.data, task.change)
@@ -64,4 +74,4 @@ def set_up(config: Any, devices: Sequence[jax.Device] | None = None, source: Any
     optimizer = optim.make_optimizer(config.optimizer, schedule)
     with jax.set_mesh(mesh):
         init, shapes, step = build_step(config, task, optimizer, schedule, example, mesh)
-    return Setup(mesh, source, task, total_steps, example, init, shapes, step)
+    return Setup(config, mesh, source, task, total_steps, example, init, shapes, step)

@@ -1,5 +1,7 @@
 """Trained weights in folders: of a run, or written by acmix_jax.convert or --mode=fold."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,13 @@ def read_trainable(folder: Path, which: str = "latest", best: str | None = None)
     return step, variables
 
 
-def read_into(fresh: dict[str, Any], folder: Path) -> tuple[dict[str, Any], str]:
+def read_into(fresh: dict[str, Any], folder: Path, classes: Sequence[str] | None = None) -> tuple[dict[str, Any], str]:
     """Merges the newest checkpoint of a workdir, or weights that acmix_jax.convert wrote, into fresh variables.
+
+    Args:
+      classes: names of the classes to train on. They may differ from those of the weights, as training goes on; but a
+        classifier's head for as many classes is taken over as well, and if its outputs stood for other names, or for
+        the same ones in another order, a warning tells the first difference.
 
     Returns:
       As `merge`, where the summary also names the weights.
@@ -41,13 +48,18 @@ def read_into(fresh: dict[str, Any], folder: Path) -> tuple[dict[str, Any], str]
     Raises:
       UserError: there is no checkpoint, it cannot be read, or it does not fit.
     """
-    model = workdir.model_of(folder)
+    facts = workdir.read_facts(folder)
+    model = facts["model"]
     step, variables = read_trainable(folder)
     try:
         merged, summary = merge(fresh, variables)
     except UserError as error:
         hint = "; only SAN, PVT and Swin can be upgraded from plain to ACmix" if model.startswith("resnet") else ""
         raise UserError(f"--config.init_from={folder} holds weights of {model}{hint}; {error}") from error
+    head = fresh["params"].get("head", {}).get("bias")
+    change = workdir.class_change(facts.get("classes"), classes)
+    if change and head is not None and len(head) == facts["num_classes"]:
+        print(f"warning: the head from {folder} was trained on other classes: {change}", file=sys.stderr)
     return merged, f"{folder} ({model}) at step {step}: {summary}"
 
 

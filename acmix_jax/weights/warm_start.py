@@ -5,6 +5,9 @@ A plain SAN, PVT or Swin becomes its ACmix network with alpha = 1, beta = 0 and 
 first that computes exactly the same as the plain network. The gradient of beta is not zero; the convolution's own
 parameters get one once beta has moved.
 
+A head for as many classes is taken over whatever their names are, and one for another number is not: see
+stored.read_into, which warns if the names differ.
+
 The network of another task takes the whole backbone of a classifier and drops the rest.
 """
 

@@ -20,6 +20,7 @@ def test_digits_are_split_once_and_for_all():
     assert max(example["image"].max() for example in test) == 255
     assert [int(test[i]["label"]) for i in range(5)] == [0, 5, 0, 5, 0]
     assert sorted({int(example["label"]) for example in test}) == list(range(10))
+    assert test.classes == [str(i) for i in range(10)]
 
 
 def write_idx(path, array, opener):
@@ -36,6 +37,7 @@ def test_fashion_mnist_reads_idx_files(tmp_path, suffix, opener):
     assert len(test) == 3
     np.testing.assert_array_equal(test[1]["image"], images[1, :, :, None])
     assert [int(test[i]["label"]) for i in range(3)] == [7, 0, 9]
+    assert [test.classes[i] for i in (7, 0, 9)] == ["Sneaker", "T-shirt/top", "Ankle boot"]
 
 
 def test_absent_and_corrupt_files_are_named(tmp_path):
@@ -71,6 +73,7 @@ def test_tfds_reads_what_it_prepared(tmp_path):
     prepare(tmp_path, "Arrays", image, [{"image": np.full((4, 4, 1), i, np.uint8), "label": i} for i in range(6)])
     source = TfdsSource("arrays", "train", str(tmp_path))
     assert len(source) == 6
+    assert source.classes == [str(i) for i in range(10)]  # the data set gives a number of classes alone
     assert sorted((int(source[i]["label"]), int(source[i]["image"].max())) for i in range(6)) == [
         (i, i) for i in range(6)
     ]

@@ -8,7 +8,7 @@ from acmix_jax.errors import UserError
 from acmix_jax.run import workdir
 from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.weights.fold import fold
-from acmix_jax.weights.stored import fold_checkpoint, read_trainable
+from acmix_jax.weights.stored import fold_checkpoint, read_into, read_trainable
 
 
 def write(name, step, folder):
@@ -35,6 +35,25 @@ def test_a_checkpoint_is_folded_into_a_folder_of_weights(tmp_path):
         fold_checkpoint(run, "latest", out)
 
 
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ("abcdefghiX", "label 9, after i, was j and is X (gone: j; new: X)"),
+        ("bacdefghij", "label 0 was a and is b (the order changed)"),
+        ("abcdefghij", ""), ("abc", ""), (None, ""),
+    ],
+)  # fmt: skip
+def test_a_head_that_is_taken_over_should_have_the_same_classes(tmp_path, capsys, monkeypatch, classes, message):
+    """Other classes are no mistake, and for three there is a fresh head."""
+    workdir.write_facts(tmp_path, {"model": "resnet14_stem1", "num_classes": 10, "classes": [*"abcdefghij"]})
+    monkeypatch.setattr("acmix_jax.weights.stored.read_trainable", lambda folder: (7, {}))
+    monkeypatch.setattr("acmix_jax.weights.stored.merge", lambda fresh, trained: (fresh, "61 tensors"))
+    fresh = {"params": {"head": {"bias": np.zeros(len(classes or "abcdefghij"))}}}
+    read_into(fresh, tmp_path, classes and [*classes])
+    warning = f"warning: the head from {tmp_path} was trained on other classes: {message}\n"
+    assert capsys.readouterr().err == (warning if message else "")
+
+
 def test_folded_weights_cannot_be_trained(tmp_path):
     write("resnet14_stem1", 7, tmp_path / "run")
     fold_checkpoint(tmp_path / "run", "latest", tmp_path / "folded")
@@ -59,12 +78,13 @@ def test_the_best_checkpoint_of_a_run_is_folded(tmp_path):
     config = default_config()
     config.model, config.data.num_classes = "resnet14_stem1", 10
     variables = write("resnet14_stem1", 0, tmp_path / "weights")
-    workdir.prepare(tmp_path / "run", config, 1, {})
+    workdir.prepare(tmp_path / "run", config, 1, {}, [*"abcdefghij"])
     state = {"params": variables["params"], "model_state": {"batch_stats": variables["batch_stats"]}}
     with Checkpoints(tmp_path / "run" / "checkpoints", "top1", keep=2) as checkpoints:
         for step, top1 in ((5, 2.0), (6, 1.0)):
             checkpoints.save(step, state, {"top1": top1})
     assert "resnet14_stem1 at step 5" in fold_checkpoint(tmp_path / "run", "best", tmp_path / "folded")
+    assert workdir.read_facts(tmp_path / "folded")["classes"] == [*"abcdefghij"]
     with pytest.raises(UserError, match="folded' holds weights and no run; choose another --workdir"):
         workdir.prepare(tmp_path / "folded", config, 1, {})
     with pytest.raises(UserError, match="set --config.init_from=.* to train from them, and choose another"):

@@ -1,0 +1,156 @@
+"""Lists the images in folders of classes, without opening a file, and counts what it leaves out."""
+
+import errno
+import os
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+from acmix_jax.errors import UserError, few, printable
+
+SYSTEM_FOLDERS = frozenset(
+    {
+        "__macosx", "network trash folder", "temporary items",  # macOS
+        "$recycle.bin", "recycler", "system volume information",  # Windows
+        "lost+found",  # Linux
+        "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot",  # network storage
+        "__pycache__",
+    }
+)  # fmt: skip
+"""Folders that systems leave among those of the user, in lower case. Hidden ones begin with a dot."""
+
+HIDDEN, OUTSIDE, OTHER, SPECIAL, BACK = (
+    "hidden or left by a system",
+    "outside of the class folders",
+    "without the suffix of an image",
+    "neither file nor folder",
+    "linked back into these folders",
+)
+
+
+class LeftOut:
+    """Counts what a listing leaves out, by reason and, for files that are no images, by suffix."""
+
+    def __init__(self):
+        self._counts, self._examples, self._suffixes = Counter(), {}, Counter()
+
+    def add(self, reason: str, path: str) -> None:
+        """Counts one entry; the first of each reason becomes its example."""
+        self._counts[reason] += 1
+        self._examples.setdefault(reason, path)
+        if reason == OTHER:
+            self._suffixes[_suffix(path) or "none"] += 1
+
+    def __str__(self) -> str:
+        parts = []
+        for reason, count in self._counts.items():
+            suffixes = sorted(self._suffixes.items(), key=lambda item: (-item[1], item[0]))
+            kinds = f" ({few(f'{number:,} {suffix}' for suffix, number in suffixes)})" if reason == OTHER else ""
+            parts.append(f"{count:,} {reason}{kinds}, such as {few([self._examples[reason]])}")
+        return "; ".join(parts)
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Suffixes of all formats that Pillow reads, in lower case, such as ".jpg"."""
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN)
+
+
+def class_folders(root: str, left_out: LeftOut) -> list[str]:
+    """Names of the folders in `root`, sorted.
+
+    A link to a folder counts, unless it leads to `root` or to a folder that holds it. So does a link that leads
+    nowhere: without it, the labels of other classes would change. `images_in` names it.
+
+    Raises:
+      UserError: the folder cannot be read.
+    """
+    names, real_root = [], Path(root).resolve()
+    for entry in _entries(root):
+        kind, is_image = _kind(entry), _suffix(entry.name) in image_suffixes()
+        if kind == HIDDEN:
+            left_out.add(HIDDEN, entry.name)
+        elif kind == BACK or (kind == "folder" and entry.is_symlink() and _holds(entry.path, real_root)):
+            left_out.add(BACK, entry.name)
+        elif kind == "folder" or (kind == "broken" and not is_image):
+            names.append(entry.name)
+        else:
+            left_out.add(OUTSIDE if is_image else OTHER if kind == "file" else kind, entry.name)
+    return sorted(names)
+
+
+def images_in(root: str, name: str, left_out: LeftOut) -> list[str]:
+    """Paths of the images at any depth below the class folder `name`, relative to `root`, sorted.
+
+    Files are told by their suffix. Links are followed, but not those to folders that lead back into `root`, or to a
+    folder on the way to them. A link with an image's suffix that leads nowhere is an image: reading it will say so.
+
+    Raises:
+      UserError: a folder cannot be read.
+    """
+    images, folders, suffixes = [], [os.path.join(root, name)], image_suffixes()
+    while folders:
+        for entry in _entries(folders.pop()):
+            kind, path = _kind(entry), entry.path[len(root) + 1 :]
+            if kind == "folder" and not (entry.is_symlink() and _leads_back(entry.path, root)):
+                folders.append(entry.path)
+            elif kind == "folder":
+                left_out.add(BACK, path)
+            elif kind in (HIDDEN, SPECIAL):
+                left_out.add(kind, path)
+            elif _suffix(entry.name) in suffixes:
+                images.append(path)
+            else:
+                left_out.add(BACK if kind == BACK else OTHER, path)
+    return sorted(images)
+
+
+def _entries(folder):
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise UserError(
+            f"cannot list the folder {printable(folder)} ({reason_of(error)}); mend or remove it"
+        ) from error
+
+
+def reason_of(error: OSError) -> str:
+    """The reason for which a file or a folder cannot be read, from the error that says so."""
+    is_broken_link = error.errno == errno.ENOENT and os.path.islink(error.filename)
+    return "it is a link that leads nowhere" if is_broken_link else error.strerror
+
+
+def _kind(entry):
+    """HIDDEN, "file", "folder", SPECIAL, BACK (a link to itself), or "broken" (a link that cannot be followed)."""
+    if entry.name[0] == ".":
+        return HIDDEN
+    try:
+        if entry.is_file():  # no call of the system for these, except for links
+            return "file"
+        if entry.is_dir():
+            return HIDDEN if entry.name.lower() in SYSTEM_FOLDERS else "folder"
+        if entry.is_symlink():
+            entry.stat()
+    except OSError as error:
+        return BACK if error.errno == errno.ELOOP else "broken"
+    return SPECIAL
+
+
+def _suffix(path):
+    _, dot, suffix = path.rpartition(".")
+    return dot + suffix.lower() if dot and "/" not in suffix else ""
+
+
+def _holds(folder, path):
+    """True if `folder`, which may be a link, is `path` or a folder above it; `path` is real."""
+    return path.is_relative_to(os.path.realpath(folder))
+
+
+def _leads_back(link, root):
+    """True if a link inside a class folder leads into `root`, or to a folder above one on the way to it."""
+    if Path(link).resolve().is_relative_to(os.path.realpath(root)):
+        return True
+    return any(_holds(link, folder.resolve()) for folder in Path(link).parents if folder.is_relative_to(root))
