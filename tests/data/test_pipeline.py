@@ -132,6 +132,22 @@ def test_a_corrupt_image_ends_the_run_or_is_replaced_by_the_next(settings, tmp_p
     assert evaluated["mask"].tolist() == [1] * 5 + [0] + [1] * 6 + [0] * 4
 
 
+def test_a_file_that_cannot_be_read_is_as_a_corrupt_one(settings, tmp_path, capfd):
+    folder = write_folder(tmp_path, train=2, test=1)
+    source = pipeline.FolderSource(str(folder), "train")
+    (folder / "train" / "flower" / "0001.JPEG").unlink()  # index 3
+    (folder / "train" / "flower" / "0001.JPEG").symlink_to("/nowhere/1.JPEG")
+    settings.image_size = 8
+    with pytest.raises(UserError, match=r"0001.JPEG cannot be read \(it is a link that leads nowhere\); replace"):
+        list(eval_batches(source, settings, 6))
+    settings.damaged = "skip"
+    (batch,) = itertools.islice(train_batches(source, settings, batch_size=6, seed=0), 1)
+    assert sorted(batch["index"].tolist()) == [0, 1, 2, 4, 4, 5]
+    (evaluated,) = eval_batches(source, settings, 6)
+    assert evaluated["mask"].tolist() == [1, 1, 1, 0, 1, 1]
+    assert "0001.JPEG cannot be read (it is a link that leads nowhere); using the next one" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 10, 16])
 def test_evaluation_counts_each_example_once(settings, batch_size):
     batches = list(eval_batches(numbered(10), settings, batch_size))
