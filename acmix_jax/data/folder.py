@@ -78,7 +78,8 @@ def _split_folder(directory, split):
     folders = [Path(directory) / name for name in SPLITS[split]]
     existing = next((folder for folder in folders if folder.is_dir()), None)
     if existing is None:
-        raise UserError(f"no folder {' or '.join(map(str, folders))}; set --config.data.dir to the one above it")
+        tried = " or ".join(printable(str(folder)) for folder in folders)
+        raise UserError(f"no folder {tried}; set --config.data.dir to the one above it")
     return existing
 
 
