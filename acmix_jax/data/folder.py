@@ -68,8 +68,7 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> dict:
         """Reads the file of one image; raises CorruptImage, with the reason, if that is not possible."""
-        image = photos.read(self._path(index), self.name(index))
-        return {"image": image, "label": self._labels[index]}
+        return {"image": photos.read(self._path(index), self.name(index)), "label": self._labels[index]}
 
     def _path(self, index):
         return self._root / os.fsdecode(self._files[index])
@@ -79,7 +78,8 @@ def _split_folder(directory, split):
     folders = [Path(directory) / name for name in SPLITS[split]]
     existing = next((folder for folder in folders if folder.is_dir()), None)
     if existing is None:
-        raise UserError(f"no folder {' or '.join(map(str, folders))}; set --config.data.dir to the one above it")
+        tried = " or ".join(printable(str(folder)) for folder in folders)
+        raise UserError(f"no folder {tried}; set --config.data.dir to the one above it")
     return existing
 
 

@@ -68,11 +68,12 @@ def class_folders(root: str, left_out: LeftOut) -> list[str]:
       UserError: the folder cannot be read.
     """
     names, real_root = [], Path(root).resolve()
+    above = {_identity(folder.stat()) for folder in (real_root, *real_root.parents)}
     for entry in _entries(root):
         kind, is_image = _kind(entry), _suffix(entry.name) in image_suffixes()
         if kind == HIDDEN:
             left_out.add(HIDDEN, entry.name)
-        elif kind == BACK or (kind == "folder" and entry.is_symlink() and _holds(entry.path, real_root)):
+        elif kind == BACK or (kind == "folder" and entry.is_symlink() and _identity(entry.stat()) in above):
             left_out.add(BACK, entry.name)
         elif kind == "folder" or (kind == "broken" and not is_image):
             names.append(entry.name)
@@ -94,10 +95,10 @@ def images_in(root: str, name: str, left_out: LeftOut) -> list[str]:
     while folders:
         for entry in _entries(folders.pop()):
             kind, path = _kind(entry), entry.path[len(root) + 1 :]
-            if kind == "folder" and not (entry.is_symlink() and _leads_back(entry.path, root)):
-                folders.append(entry.path)
-            elif kind == "folder":
+            if kind == "folder" and entry.is_symlink() and _leads_back(entry.path, root):
                 left_out.add(BACK, path)
+            elif kind == "folder":
+                folders.append(entry.path)
             elif kind in (HIDDEN, SPECIAL):
                 left_out.add(kind, path)
             elif _suffix(entry.name) in suffixes:
@@ -144,13 +145,19 @@ def _suffix(path):
     return dot + suffix.lower() if dot and "/" not in suffix else ""
 
 
-def _holds(folder, path):
-    """True if `folder`, which may be a link, is `path` or a folder above it; `path` is real."""
-    return path.is_relative_to(os.path.realpath(folder))
+def _identity(stat):
+    return stat.st_dev, stat.st_ino
 
 
 def _leads_back(link, root):
     """True if a link inside a class folder leads into `root`, or to a folder above one on the way to it."""
-    if Path(link).resolve().is_relative_to(os.path.realpath(root)):
-        return True
-    return any(_holds(link, folder.resolve()) for folder in Path(link).parents if folder.is_relative_to(root))
+    target, real_root, here = os.path.realpath(link), os.path.realpath(root), os.path.dirname(link)
+    on_the_way = [real_root]
+    while here != root:
+        on_the_way.append(os.path.realpath(here))
+        here = os.path.dirname(here)
+    return _is_within(target, real_root) or any(_is_within(folder, target) for folder in on_the_way)
+
+
+def _is_within(path, folder):
+    return f"{path}/".startswith(f"{folder.rstrip('/')}/")

@@ -17,6 +17,7 @@ import simplejpeg
 from PIL import Image
 
 from acmix_jax.data import metadata
+from acmix_jax.data.listing import reason_of
 from acmix_jax.data.tiff import Tags
 from acmix_jax.errors import UserError
 
@@ -47,9 +48,7 @@ def read(path: Path, name: str) -> Photo:
             with path.open("rb", buffering=0) as file:
                 return Photo(file.readall(), name)
     except OSError as error:
-        is_broken_link = isinstance(error, FileNotFoundError) and path.is_symlink()
-        reason = "it is a link that leads nowhere" if is_broken_link else error.strerror
-        raise CorruptImage(f"image {name} cannot be read ({reason})") from error
+        raise CorruptImage(f"image {name} cannot be read ({reason_of(error)})") from error
     except MemoryError as error:
         raise CorruptImage(f"image {name} is too large for the memory ({path.stat().st_size:,} bytes)") from error
     raise CorruptImage(f"image {name} cannot be read (it is {_NO_FILES.get(kind, 'no file')})")

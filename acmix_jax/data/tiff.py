@@ -62,7 +62,7 @@ class Tags:
 
     @property
     def zero_is_white(self) -> bool:
-        """True if grey is stored inverted."""
+        """True if grey is stored inverted: zero is white."""
         return self.integers(_PHOTOMETRIC) == (0,)
 
     @property
@@ -83,10 +83,16 @@ class Tags:
         return not self._is_whole or is_tag_absent or is_part_absent
 
     def without_metadata(self) -> bytes:
-        """The same file, of which only the first image and what describes its pixels is found."""
-        entries = [entry for tag, (_, _, entry) in self._entries.items() if tag in _OF_PIXELS]
+        """The same file, of which only the first image and what describes its pixels is found.
+
+        Grey of more than 8 bits whose zero is white is said to be black there, as Pillow does not invert it.
+        """
+        entries = {tag: entry for tag, (_, _, entry) in self._entries.items() if tag in _OF_PIXELS}
+        if self.bits > 8 and self.zero_is_white:
+            entry = struct.pack(f"{self._order}HH{self._number}H", _PHOTOMETRIC, 3, 1, 1)
+            entries[_PHOTOMETRIC] = entry.ljust(len(entries[_PHOTOMETRIC]), b"\0")
         start = len(self._data) + len(self._data) % 2
         header = self._data[: self._inline] + struct.pack(self._order + self._number, start)
         count = struct.pack(self._order + self._count, len(entries))
         rest, padding = memoryview(self._data)[len(header) :], bytes(len(self._data) % 2)
-        return b"".join([header, rest, padding, count, *entries, bytes(self._inline)])
+        return b"".join([header, rest, padding, count, *entries.values(), bytes(self._inline)])

@@ -183,7 +183,7 @@ def test_what_may_not_be_read_is_named(root, monkeypatch):
     """Permissions do not stop the tests' user where that is root."""
     source = FolderSource(str(root), "train")
 
-    def refuse(path, *_):
+    def refuse(path, *_, **__):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "open", refuse)

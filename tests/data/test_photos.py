@@ -110,6 +110,8 @@ DEEP = {
     "PPM of 14 bits": b"P6 64 16 16383 " + np.repeat((RAMP * 16383).astype(">u2"), 3).tobytes(),
     "TIFF of 12 bits": tiff(to_12_bits(RAMP * 4095), (64, 16), bits=12),
     "TIFF whose white is 0": tiff((65535 - BITS_16).tobytes(), (64, 16), bits=16, photometric=0),
+    "TIFF whose white is 0, big-endian": tiff((65535 - BITS_16).astype(">u2").tobytes(), (64, 16), 16, 1, 1, 0, ">"),
+    "TIFF of 12 bits whose white is 0": tiff(to_12_bits(4095 - RAMP * 4095), (64, 16), bits=12, photometric=0),
     "TIFF of colors": tiff(np.repeat(BITS_16, 3).tobytes(), (64, 16), bits=16, channels=3),
     "TIFF, big-endian": tiff(BITS_16.astype(">u2").tobytes(), (64, 16), bits=16, order=">"),
     "TIFF of undefined numbers": tiff(BITS_16.tobytes(), (64, 16), bits=16, sample_format=4),

@@ -93,31 +93,6 @@ def test_corrupt_images_are_listed_by_name_or_left_out(tmp_path):
     assert contents["splits"]["train"] == {"shards": 3, "images": 8}
 
 
-@pytest.mark.parametrize(
-    ("name", "escaped"),
-    [
-        (b"\xfc", r"\xfc"), (b"a\r\nb", r"a\x0d\x0ab"), (b"\x1b[31m", r"\x1b[31m"), (b"a\\x0ab", r"a\\x0ab"),
-        ("\u00fc \u2603".encode(), "\u00fc \u2603"), ("\u2028\x85".encode(), r"\xe2\x80\xa8\xc2\x85"),
-    ],
-)  # fmt: skip
-def test_names_of_any_bytes_are_packed(tmp_path, settings, name, escaped):
-    """A class, an image and a corrupt image each; the names of classes are the same in the shards as in the folder."""
-    folder = write_folder(tmp_path / "folder", train=1, test=1)
-    name = os.fsdecode(name)
-    for split in ("train", "val"):
-        place = (folder / split / "china").rename(folder / split / name)
-        (place / "0000.JPEG").rename(place / f"{name}.jpg")
-        (place / f"{name}.png").write_text("no image")
-    assert run(folder, tmp_path / "out", skip_damaged=True).startswith("3 training and 3 test images")
-    listed = [f"{folder}/{split}/{escaped}/{escaped}.png\n" for split in ("train", "val")]
-    assert (tmp_path / "out" / "damaged.txt").read_bytes().decode() == "".join(listed)
-    (tmp_path / "out" / "dataset.json").read_bytes().decode()
-    classes = []
-    for settings.source, settings.dir in (("folder", str(folder)), ("records", str(tmp_path / "out"))):
-        classes.append(pipeline.open_source(settings, "train").classes)
-    assert classes[0] == classes[1] == sorted(["flower", "hopper", name])
-
-
 def test_all_images_that_cannot_be_read_are_listed(tmp_path, capfd):
     folder = write_folder(tmp_path / "folder", train=2, test=1)
     for name in ("china/2", "hopper/2"):
@@ -144,6 +119,42 @@ def test_corrupt_records_are_skipped_like_corrupt_images(folder, tmp_path, setti
     change = partial(classification.change, settings)
     (batch,) = pipeline.eval_batches(pipeline.open_source(settings, "test"), settings, change, 6)
     assert sorted(batch["mask"].tolist()) == [0, 1, 1, 1, 1, 1]
+
+
+def test_what_cannot_be_read_is_listed_as_well(tmp_path):
+    folder = write_folder(tmp_path / "folder", train=3, test=1)
+    links = [folder / "train" / "china" / "gone.png", folder / "val" / "hopper" / "self.png"]
+    links[0].symlink_to("nowhere.png")
+    links[1].symlink_to("self.png")
+    with pytest.raises(UserError, match=r"2 images such as .*china/gone.png are corrupt or cannot be read"):
+        run(folder, tmp_path / "out")
+    assert (tmp_path / "out" / "damaged.txt").read_text() == f"{links[0]}\n{links[1]}\n"
+    assert run(folder, tmp_path / "less", skip_damaged=True).startswith("9 training and 3 test images")
+
+
+@pytest.mark.parametrize(
+    ("name", "escaped"),
+    [
+        (b"\xfc", r"\xfc"), (b"a\r\nb", r"a\x0d\x0ab"), (b"\x1b[31m", r"\x1b[31m"), (b"a\\x0ab", r"a\\x0ab"),
+        ("\u00fc \u2603".encode(), "\u00fc \u2603"), ("\u2028\x85".encode(), r"\xe2\x80\xa8\xc2\x85"),
+    ],
+)  # fmt: skip
+def test_names_of_any_bytes_are_packed(tmp_path, settings, name, escaped):
+    """A class, an image and a corrupt image each; the names of classes are the same in the shards as in the folder."""
+    folder = write_folder(tmp_path / "folder", train=1, test=1)
+    name = os.fsdecode(name)
+    for split in ("train", "val"):
+        place = (folder / split / "china").rename(folder / split / name)
+        (place / "0000.JPEG").rename(place / f"{name}.jpg")
+        (place / f"{name}.png").write_text("no image")
+    assert run(folder, tmp_path / "out", skip_damaged=True).startswith("3 training and 3 test images")
+    listed = [f"{folder}/{split}/{escaped}/{escaped}.png\n" for split in ("train", "val")]
+    assert (tmp_path / "out" / "damaged.txt").read_bytes().decode() == "".join(listed)
+    (tmp_path / "out" / "dataset.json").read_bytes().decode()
+    classes = []
+    for settings.source, settings.dir in (("folder", str(folder)), ("records", str(tmp_path / "out"))):
+        classes.append(pipeline.open_source(settings, "train").classes)
+    assert classes[0] == classes[1] == sorted(["flower", "hopper", name])
 
 
 def test_corrupt_shards_are_named(folder, tmp_path, settings):
