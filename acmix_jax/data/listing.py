@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from acmix_jax.errors import UserError, few, printable
+from acmix_jax.errors import UserError, first_few, printable
 
 SYSTEM_FOLDERS = frozenset(
     {
@@ -47,8 +47,9 @@ class LeftOut:
         parts = []
         for reason, count in self._counts.items():
             suffixes = sorted(self._suffixes.items(), key=lambda item: (-item[1], item[0]))
-            kinds = f" ({few(f'{number:,} {suffix}' for suffix, number in suffixes)})" if reason == OTHER else ""
-            parts.append(f"{count:,} {reason}{kinds}, such as {few([self._examples[reason]])}")
+            kinds = first_few([f"{number:,} {printable(suffix)}" for suffix, number in suffixes], count=5)
+            example = first_few([printable(self._examples[reason])])
+            parts.append(f"{count:,} {reason}{f' ({kinds})' * (reason == OTHER)}, such as {example}")
         return "; ".join(parts)
 
 
