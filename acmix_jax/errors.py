@@ -25,14 +25,23 @@ def nearest(name: str, choices: Sequence[str]) -> str:
     """A question for up to three choices that resemble `name`; without such, the first few choices."""
     near = [choice for choice in choices if name and choice.startswith(name)]
     near = (near or difflib.get_close_matches(name, choices, cutoff=0.5))[:3]
-    return f"did you mean {few(near, ' or ')}?" if near else f"choose one of: {few(choices)}"
+    if near:
+        return f"did you mean {' or '.join(first_few([printable(choice)]) for choice in near)}?"
+    return f"choose one of: {first_few(map(printable, choices), count=6, width=40)}"
 
 
-def few(names: Iterable[str], separator: str = ", ", most: int = 5) -> str:
-    """The first names, cut where they are long, and the number of the others."""
-    names = list(map(printable, names))
-    shown = separator.join(name if len(name) <= 40 else f"{name[:37]}..." for name in names[:most])
-    return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
+def first_few(items: Iterable[str], count: int = 3, width: int = 50) -> str:
+    """The first items of a list of any length, joined by commas, for a message that stays one line.
+
+    Args:
+      count: of items that are named; the others are counted, as in "a, b, c and 5 more".
+      width: longest item in characters; the middle of a longer one is left out.
+    """
+    items = list(items)
+    half = (width - 3) // 2
+    named = [item if len(item) <= width else f"{item[:half]}...{item[-half:]}" for item in items[:count]]
+    more = f" and {len(items) - count:,} more" if len(items) > count else ""
+    return ", ".join(named) + more
 
 
 def printable(name: str) -> str:

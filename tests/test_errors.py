@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from acmix_jax.errors import UserError, check_choice, few, one_line_errors, printable
+from acmix_jax.errors import UserError, check_choice, first_few, one_line_errors, printable
 
 
 @pytest.mark.parametrize(
@@ -18,14 +18,21 @@ def test_a_name_is_shown_in_one_line(name, shown):
     assert printable(os.fsdecode(name)) == shown
 
 
-def test_a_list_is_cut():
-    assert few(["a", "b"]) == "a, b"
-    assert few(map(str, range(1005))) == "0, 1, 2, 3, 4 and 1,000 more"
-    assert few(["x" * 300]) == "x" * 37 + "..."
+@pytest.mark.parametrize(
+    ("items", "text"),
+    [
+        ([], ""),
+        (["a", "b", "c"], "a, b, c"),
+        ("abcdefg", "a, b, c and 4 more"),
+        (["x" * 20], f"{'x' * 3}...{'x' * 3}"),
+    ],
+)
+def test_long_lists_and_long_names_are_short_in_messages(items, text):
+    assert first_few(items, width=10) == text
 
 
 def test_a_choice_among_many_has_a_short_message():
-    with pytest.raises(UserError, match="unknown model 'q'; choose one of: 0, 1, 2, 3, 4 and 995 more$"):
+    with pytest.raises(UserError, match="unknown model 'q'; choose one of: 0, 1, 2, 3, 4, 5 and 994 more$"):
         check_choice("model", "q", map(str, range(1000)))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from acmix_jax.data import photos
 from acmix_jax.data.listing import LeftOut, class_folders, images_in
-from acmix_jax.errors import UserError, few, nearest, printable
+from acmix_jax.errors import UserError, first_few, nearest, printable
 
 SPLITS = {"train": ("train",), "test": ("val", "validation", "test")}
 """Names of the folders of a split; the first one that exists is used, as the test split of ImageNet has no labels."""
@@ -43,9 +43,8 @@ class FolderSource:
             raise UserError(f"no images in {shown}; it needs a folder for each class, with .jpg, .png or other images")
         empty = [name for name in names if not images[name]]
         if empty and split == "train":
-            raise UserError(
-                f"no images in {len(empty):,} class folders of {shown}: {few(empty)}; add some, or remove them"
-            )
+            named = first_few(map(printable, empty))
+            raise UserError(f"no images in {len(empty):,} class folders of {shown}: {named}; add some, or remove them")
         # Arrays instead of lists of objects, because each worker process gets a copy.
         self._files = np.array([os.fsencode(image) for name in names for image in images[name]])
         self._labels = np.repeat(np.array([label_of[name] for name in names], np.int32), [*map(len, images.values())])
@@ -85,9 +84,8 @@ def _split_folder(directory, split):
 
 def _check_known(unknown, classes, root, train):
     if unknown:
-        others = f" and {len(unknown) - 1:,} others" if len(unknown) > 1 else ""
+        first, more = first_few([printable(unknown[0])]), f" and {len(unknown) - 1:,} more" * (len(unknown) > 1)
         raise UserError(
-            f"unknown class folder {few(unknown[:1])}{others} in {printable(str(root))}, as {train.name}/ has "
-            f"{len(classes):,} without it; "
-            f"{nearest(unknown[0], classes)}"
+            f"unknown class folder {first}{more} in {printable(str(root))}, not among the {len(classes):,} of "
+            f"{train.name}/; {nearest(unknown[0], classes)}"
         )

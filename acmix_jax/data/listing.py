@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from acmix_jax.errors import UserError, few, printable
+from acmix_jax.errors import UserError, first_few, printable
 
 SYSTEM_FOLDERS = frozenset(
     {
@@ -47,8 +47,9 @@ class LeftOut:
         parts = []
         for reason, count in self._counts.items():
             suffixes = sorted(self._suffixes.items(), key=lambda item: (-item[1], item[0]))
-            kinds = f" ({few(f'{number:,} {suffix}' for suffix, number in suffixes)})" if reason == OTHER else ""
-            parts.append(f"{count:,} {reason}{kinds}, such as {few([self._examples[reason]])}")
+            kinds = first_few([f"{number:,} {printable(suffix)}" for suffix, number in suffixes], count=5)
+            example = first_few([printable(self._examples[reason])])
+            parts.append(f"{count:,} {reason}{f' ({kinds})' * (reason == OTHER)}, such as {example}")
         return "; ".join(parts)
 
 
@@ -114,12 +115,12 @@ def _entries(folder):
             return list(entries)
     except OSError as error:
         raise UserError(
-            f"cannot list the folder {printable(folder)} ({_reason_of(error)}); mend or remove it"
+            f"cannot list the folder {printable(folder)} ({reason_of(error)}); mend or remove it"
         ) from error
 
 
-def _reason_of(error: OSError) -> str:
-    """The reason for which a folder cannot be read, from the error that says so."""
+def reason_of(error: OSError) -> str:
+    """The reason for which a file or a folder cannot be read, from the error that says so."""
     is_broken_link = error.errno == errno.ENOENT and os.path.islink(error.filename)
     return "it is a link that leads nowhere" if is_broken_link else error.strerror
 

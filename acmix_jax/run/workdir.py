@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from acmix_jax.config import flatten, follow_data, may_change, restore_config
-from acmix_jax.errors import UserError, few
+from acmix_jax.errors import UserError, first_few, printable
 
 WEIGHTS = "weights.json"
 """The facts about a folder of converted or folded weights; such a folder has no config.json."""
@@ -82,10 +82,10 @@ def class_change(old: Sequence[str] | None, new: Sequence[str] | None) -> str:
     label = next((i for i, (was, now) in enumerate(zip(old, new, strict=False)) if was != now), min(len(old), len(new)))
     was, now = (names[label] if label < len(names) else "no class" for names in (old, new))
     look_alike = unicodedata.normalize("NFC", was) == unicodedata.normalize("NFC", now)
-    was, now = (ascii(name) if look_alike else few([name]) for name in (was, now))
-    after = f", after {few([old[label - 1]])}," if label else ""
+    was, now = (ascii(name) if look_alike else first_few([printable(name)]) for name in (was, now))
+    after = f", after {first_few([printable(old[label - 1])])}," if label else ""
     gone, added = ([name for name in one if name not in other] for one, other in ((old, {*new}), (new, {*old})))
-    lists = [f"{what}: {few(names)}" for what, names in (("gone", gone), ("new", added)) if names]
+    lists = [f"{what}: {first_few(map(printable, names))}" for what, names in (("gone", gone), ("new", added)) if names]
     return f"label {label}{after} was {was} and is {now} ({'; '.join(lists) or 'the order changed'})"
 
 

@@ -160,7 +160,8 @@ def _draw(predictions, names, out):
     columns = min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(1.5 * columns + 0.3, 1.85 * rows + 0.5), layout="constrained")
-    for axes in (panels := figure.subplots(rows, columns, squeeze=False).flat):
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels:
         axes.axis("off")
     for axes, prediction in zip(panels, shown, strict=False):
         image = prediction.pixels

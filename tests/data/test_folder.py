@@ -199,7 +199,7 @@ def test_an_unknown_class_among_many_has_a_short_message(tmp_path, name):
     touch(*(tmp_path / "train" / f"{i:04}{'x' * 200}" / "0.jpg" for i in range(300)), tmp_path / "train/dog/0.jpg")
     touch(tmp_path / "val" / name / "0.jpg", tmp_path / "val/zzz/0.jpg")
     with pytest.raises(
-        UserError, match=r"unknown class folder .* and 1 others in .*train/ has 301 without it; "
+        UserError, match=r"unknown class folder .* and 1 more in .*, not among the 301 of train/; "
     ) as error:
         FolderSource(str(tmp_path), "test")
     assert len(str(error.value)) < 500 + len(str(tmp_path))

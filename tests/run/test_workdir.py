@@ -35,7 +35,7 @@ def test_names_that_are_not_known_are_no_difference():
 
 def test_a_difference_among_many_is_short():
     change = workdir.class_change([f"n{i:05}" for i in range(20_000)], [f"m{i:05}" * 50 for i in range(20_000)])
-    assert "gone: n00000, n00001, n00002, n00003, n00004 and 19,995 more;" in change
+    assert "gone: n00000, n00001, n00002 and 19,997 more;" in change
     assert len(change) < 500
 
 
