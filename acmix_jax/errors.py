@@ -22,6 +22,20 @@ def check_choice(what: str, name: str, choices: Iterable[str]) -> None:
     raise UserError(f"unknown {what} {name!r}; {hint}")
 
 
+def first_few(items: Iterable[str], count: int = 3, width: int = 50) -> str:
+    """The first items of a list of any length, joined by commas, for a message that stays one line.
+
+    Args:
+      count: of items that are named; the others are counted, as in "a, b, c and 5 more".
+      width: longest item in characters; the middle of a longer one is left out.
+    """
+    items = list(items)
+    half = (width - 3) // 2
+    named = [item if len(item) <= width else f"{item[:half]}...{item[-half:]}" for item in items[:count]]
+    more = f" and {len(items) - count} more" if len(items) > count else ""
+    return ", ".join(named) + more
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Runs the body of a command; a user's mistake ends it with one line on stderr and exit code 1.
