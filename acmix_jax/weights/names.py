@@ -16,6 +16,9 @@ UPGRADE = {"alpha": 1.0, "beta": 0.0, "fc/kernel": None, "fc/bias": None, "shift
 """Parameters that ACmix adds to a plain attention layer, and the value with which it computes what that layer did;
 None where beta = 0 makes the value free."""
 
+BIAS_TABLE = "relative_position_bias"
+"""The parameter of window attention that has a row for each offset in a window."""
+
 NORM_AFTER = {
     "stem_conv": "stem_norm", "conv1": "norm1", "mixer": "norm2", "conv3": "norm3", "shortcut_conv": "shortcut_norm",
     "weight1": "norm2",
