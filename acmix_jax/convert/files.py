@@ -83,9 +83,9 @@ def _read_safetensors(file):
         length = int.from_bytes(opened.read(8), "little")
         header = opened.read(min(length, size))
     try:
-        end = length + max(
-            (entry["data_offsets"][1] for key, entry in json.loads(header).items() if key != "__metadata__"), default=0
-        )
+        entries = [entry for key, entry in json.loads(header).items() if key != "__metadata__"]
+        end = length + max((entry["data_offsets"][1] for entry in entries), default=0)
+        types = sorted({entry["dtype"] for entry in entries})
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         what = "is cut off in its header" if length > size else "has a corrupt header"
         raise UserError(f"{file} {what}; copy or download it again") from error
@@ -95,7 +95,9 @@ def _read_safetensors(file):
     try:
         with safetensors.safe_open(file, "np") as opened:
             return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118, it is no mapping
-    except Exception as error:  # the library raises several types
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{file} has tensors of type {', '.join(types)}; save them as F32, F16 or BF16") from error
+    except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"cannot read {file} ({error}); copy or download it again") from error
 
 
