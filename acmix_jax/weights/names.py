@@ -4,6 +4,11 @@ The layers choose these names; tests/weights/test_names.py holds every entry aga
 """
 
 import re
+from typing import Any
+
+import flax
+
+from acmix_jax.ops.window import table_window
 
 PART_OF = {  # parameters of a mixing layer, by part of the paper's table 1; "kernel" is that of a plain ResNet's 3x3
     "qkv": "stage1", "reduce": "stage1", "reduce_norm": "stage1", "kernel": "stage1",
@@ -29,3 +34,9 @@ NORM_AFTER = {
 def block_of(path: str) -> str:
     """The part of a path that tells where in the network it lies: "stage1_block2" in the example above."""
     return next(part for part in path.split("/") if re.search(r"\d", part))
+
+
+def window_of(params: dict[str, Any]) -> int | None:
+    """Side of the attention windows that the bias tables are for; None without one."""
+    leaves = flax.traverse_util.flatten_dict(params, sep="/")
+    return next((table_window(len(leaf)) for path, leaf in leaves.items() if path.endswith(BIAS_TABLE)), None)
