@@ -22,6 +22,7 @@ from acmix_jax.errors import UserError, one_line_errors
 from acmix_jax.models import parse_name
 from acmix_jax.run import workdir
 from acmix_jax.run.checkpoint import Checkpoints
+from acmix_jax.weights.names import window_of
 from acmix_jax.weights.stored import read_trainable
 
 
@@ -69,7 +70,8 @@ def export_weights(model: str, folder: Path, file: Path) -> str:
     if facts["model"] != model:
         raise UserError(f"{folder} holds weights of {facts['model']}; set --model={facts['model']}")
     step, variables = read_trainable(folder)
-    image_size = facts.get("image_size") or facts.get("config", {}).get("data", {}).get("image_size") or 224
+    trained = facts.get("image_size") or facts.get("config", {}).get("data", {}).get("image_size")
+    image_size = trained or 32 * (window_of(variables["params"]) or 7)  # one window covers the last map, as released
     tensors = to_torch(model, variables, step, image_size)
     write_file(file, tensors)
     return f"{model} at step {step}: {len(tensors)} tensors written to {file}"

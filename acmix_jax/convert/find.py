@@ -5,7 +5,6 @@ None of these is known here by its name: a place is a mapping that holds tensors
 right one is where most of the network's names are.
 """
 
-import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 
 from acmix_jax.errors import UserError, check_choice
 
-_AVERAGED = r"(?<![a-z])(ema|swa|avg|averag|shadow|teacher|target|momentum|optim)|(ema|avg)(?![a-z])"
+_AVERAGED = r"(?<![a-z])(ema|swa|avg|averag|shadow|teacher|target|momentum)|(ema|avg)(?![a-z])"
 
 
 class Found(NamedTuple):
@@ -57,14 +56,17 @@ def find(content: Any, layouts: Sequence[AbstractSet[str]], key: str | None = No
     if key is not None:
         entries = [entry for entry in entries if f".{key}." in f".{entry[0]}.{entry[1]}"]
         if not entries:
-            check_choice("key", key, filter(None, (_label(place, likely) for place in likely)))
+            labels = {_label(place, likely) for place in likely} - {""}
+            if not labels:
+                raise UserError(f"there is no key {key!r} with weights of this model; leave key out")
+            check_choice("key", key, sorted(labels))
         likely = _likely(entries, layouts)
 
     if likely:
         place = min(likely, key=lambda place: (_is_averaged(place), -likely[place][0], len(place.path)))
         layout = -likely[place][1]
     else:
-        place, layout = _common(entries), 0
+        place, layout = _Place(Counter(mapping for mapping, _, _ in entries).most_common(1)[0][0], ""), 0
     tensors, beside = {}, []
     for mapping, name, value in entries:
         if mapping == place.mapping and name.startswith(place.prefix):
@@ -80,8 +82,8 @@ def find(content: Any, layouts: Sequence[AbstractSet[str]], key: str | None = No
 def _entries(content: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
     """Path of the mapping, name and value of each tensor."""
     for key, value in content.items() if isinstance(content, Mapping) else ():
-        if not isinstance(key, str):
-            continue
+        if not isinstance(key, str) or (isinstance(value, Mapping) and key.startswith("optim")):
+            continue  # an optimizer's averages have the names of the weights, too
         if isinstance(value, Mapping):
             yield from _entries(value, f"{path}.{key}".strip("."))
         elif hasattr(value, "detach") or isinstance(value, np.ndarray | np.number | jax.Array):
@@ -109,14 +111,6 @@ def _likely(entries, layouts) -> dict[_Place, tuple[int, int]]:
 
 def _is_averaged(place):
     return bool(re.search(_AVERAGED, place.path.lower()))
-
-
-def _common(entries) -> _Place:
-    """The largest mapping, and the prefix that all of its names share."""
-    mapping = Counter(mapping for mapping, _, _ in entries).most_common(1)[0][0]
-    modules = zip(*(name.split(".")[:-1] for path, name, _ in entries if path == mapping), strict=False)
-    shared = [names[0] for names in itertools.takewhile(lambda names: len(set(names)) == 1, modules)]
-    return _Place(mapping, "".join(f"{part}." for part in shared))
 
 
 def _label(place, likely):

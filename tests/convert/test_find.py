@@ -88,9 +88,20 @@ def test_an_unknown_key_names_the_nearest():
         find({"model": weights(), "model_ema": weights()}, [NAMES], key="model_em")
 
 
-def test_names_of_another_network_lose_what_they_share():
-    found = find({"state_dict": {f"module.vit.block{i}.weight": np.ones(1) for i in range(9)}}, [NAMES])
-    assert list(found.tensors)[:2] == ["block0.weight", "block1.weight"]
+@pytest.mark.parametrize("content", [weights(), {"vit": {"block.weight": np.ones(2)}}])
+def test_a_key_without_weights_is_refused(content):
+    with pytest.raises(UserError, match="there is no key 'model' with weights of this model; leave key out"):
+        find(content, [NAMES], key="model")
+
+
+def test_an_optimizer_holds_no_weights():
+    found = find({"optimizer": {"exp_avg": weights()}, "optimizers": {"g": weights()}, "model": weights()}, [NAMES])
+    assert (found.place, found.others, found.beside) == ("model", [], [])
+
+
+def test_names_of_another_network_are_whole():
+    names = {f"module.vit.block{i}.weight" for i in range(9)}
+    assert find({"state_dict": dict.fromkeys(names, np.ones(1))}, [NAMES]).tensors.keys() == names
 
 
 @pytest.mark.parametrize("content", [{}, [np.ones(3)], {"epoch": 2, "losses": [1.0]}, {0: np.ones(3)}, np.ones(3)])
