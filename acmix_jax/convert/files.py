@@ -7,7 +7,7 @@ import string
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -103,10 +103,8 @@ def _read_safetensors(file):
 
 def _read_torch(file, start):
     torch = _torch(file)
-    # What the training scripts of PVT and Swin save beside the weights; the second one is a dict with attributes.
-    harmless = [argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]
     try:
-        with torch.serialization.safe_globals(harmless):
+        with torch.serialization.safe_globals(_harmless()):
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"cannot read {file} ({error.strerror})") from error
@@ -121,6 +119,17 @@ def _read_torch(file, start):
         else:
             reason = "it is corrupt or of another kind"
         raise UserError(f"{file} is not a PyTorch file of weights only: {reason}") from error
+
+
+def _harmless():
+    """What training scripts save beside the weights, their arguments and scores; none of it can run code."""
+    scalar, array = (x.__reduce__()[0] for x in (np.float64(0), np.empty(0)))  # functions that NumPy keeps to itself
+    parts = [(scalar, "scalar"), (array, "_reconstruct")]
+    numpy = [(x, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core") for x, name in parts]
+    types = [type(np.dtype(code)) for code in "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]]
+    paths = [(PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")]
+    config = (OrderedDict, "yacs.config.CfgNode")  # a dict with attributes
+    return [argparse.Namespace, config, *paths, np.dtype, np.ndarray, *numpy, *types]
 
 
 def _torch(file):

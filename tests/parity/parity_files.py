@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from acmix_jax.convert import __main__ as command
 from acmix_jax.convert import to_torch
+from acmix_jax.convert.files import read_file
 from acmix_jax.convert.state_dict import variable_shapes
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +113,23 @@ def run_command(flags):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["acmix_jax.convert", *flags])
         command.main()
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(
+    "beside",
+    [
+        np.float64(0.81),
+        np.int64(3),
+        np.arange(4),
+        Path("runs/a"),
+        argparse.Namespace(out=Path("runs"), lr=np.float32(1)),
+    ],
+)
+def test_scores_and_paths_may_lie_beside_the_weights(beside, old, tmp_path):
+    state = {"weight": torch.ones(3)}
+    torch.save({"net": state, "extra": beside}, tmp_path / "weights.pth", _use_new_zipfile_serialization=not old)
+    check_same(read_file(tmp_path / "weights.pth")["net"], state)
 
 
 @pytest.mark.parametrize("half", [None, torch.float16, torch.bfloat16])
