@@ -110,7 +110,8 @@ def create_backbone(
         Swin and SAN have it, too); num_heads, attention_form (ResNet).
 
     Raises:
-      UserError: unknown name of a model or field, with the nearest ones; or a field that this model does not have.
+      UserError: unknown name of a model or field, with the nearest ones; a field that this model does not have; or a
+        window without pixels.
     """
     parsed = parse_name(name)
     family = FAMILIES[parsed.family]
@@ -118,6 +119,8 @@ def create_backbone(
         check_choice(f"ACmix field of {name}", field, family.fields)
     if not parsed.is_acmix and (foreign := [field for field in acmix if field not in family.plain_fields]):
         raise UserError(f"{name} has no ACmix layer to set {', '.join(foreign)} in; use acmix_{name}")
+    if (window := acmix.get("window_size")) is not None and window < 1:
+        raise UserError(f"window_size={window} is not valid; use a whole number from 1")
     options = {"drop_path": drop_path, "dropout": dropout, "frozen_stages": frozen_stages, "norm_eval": norm_eval}
     for option, value in options.items():
         if value and option not in family.options:

@@ -62,6 +62,12 @@ def test_a_plain_model_leaves_out_the_fields_that_it_lacks():
     assert not set(config.acmix) & set(model_fields(config))
 
 
+@pytest.mark.parametrize("name", ["swin_tiny", "acmix_resnet26", "acmix_san10"])
+def test_a_window_has_pixels(name):
+    with pytest.raises(UserError, match="window_size=0 is not valid; use a whole number from 1"):
+        acmix_jax.create_model(name, window_size=0)
+
+
 def test_fields_that_a_family_sets_itself_are_refused():
     with pytest.raises(UserError, match="unknown ACmix field of acmix_swin_tiny 'num_heads'"):
         acmix_jax.create_model("acmix_swin_tiny", num_heads=4)

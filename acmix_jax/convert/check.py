@@ -57,11 +57,12 @@ def check(name: str, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[s
 def _other_window(expected, tensors):
     """What to set if all bias tables are for windows of one other size."""
     tables = [key for key in expected if key.endswith(BIAS_TABLE) and key in tensors]
-    rows = {tensors[key].shape[0] for key in tables}
-    if len(rows) != 1 or any(tensors[key].shape[1:] != expected[key][1:] for key in tables):
+    shapes = {(tensors[key].shape[:1], tensors[key].shape[1:] == expected[key][1:]) for key in tables}
+    if len(shapes) != 1 or not all(*shapes):  # tables of other heads are those of another network
         return []
-    theirs, asked = table_window(*rows), table_window(expected[tables[0]][0])
-    if theirs == asked or (2 * theirs - 1) ** 2 not in rows:
+    rows = len(tensors[tables[0]])
+    theirs, asked = table_window(rows), table_window(expected[tables[0]][0])
+    if theirs == asked or (2 * theirs - 1) ** 2 != rows:
         return []
     return [
         f"its attention windows are {theirs} pixels wide, those of the model {asked}: "

@@ -79,10 +79,10 @@ def convert(name: str, state_dict: Mapping[str, Any], key: str | None = None, **
     for path, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items():
         parts = [_from_torch_axes(tensors[part.key], leaf.ndim, part.kind) for part in _parts(layout, path)]
         variables[path] = np.concatenate(parts, axis=-1) if len(parts) > 1 else np.array(parts[0], order="C")
-    counters = [int(value) for key, value in found.tensors.items() if key.endswith("num_batches_tracked")]
+    counters = [_as_array(value) for key, value in found.tensors.items() if key.endswith("num_batches_tracked")]
     return Converted(
         variables=flax.traverse_util.unflatten_dict(variables, sep="/"),
-        batches_tracked=max(counters, default=0),
+        batches_tracked=max((int(count) for count in counters if count.size == 1), default=0),
         image_size=_image_size(name, found.tensors),
         notes=notes(found),
     )

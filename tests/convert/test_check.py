@@ -37,6 +37,12 @@ def test_tables_that_no_window_explains_are_listed(rows):
     assert f"layers.3.attn.relative_position_bias_table ({rows[3]}, 3) instead of (169, 3)" in message or rows[3] == 170
 
 
+@pytest.mark.parametrize("shape", [(), (529,), (529, 6), (0, 3)])
+def test_tables_of_another_network_are_listed(shape):
+    message = refusal({key: np.zeros(shape, np.float32) for key in tables(*[529] * 4)})
+    assert f"4 of another shape: layers.0.attn.relative_position_bias_table {shape} instead of (169, 3)" in message
+
+
 def test_the_window_is_named_beside_other_differences():
     message = refusal(tables(*[529] * 4), dropped=["head.bias"])
     assert "window_size=12" in message
