@@ -90,11 +90,15 @@ def main() -> None:
     arguments = parser.parse_args()
     with one_line_errors():
         parse_name(arguments.model)
-        if arguments.checkpoint.is_dir():
+        options = arguments.key, arguments.window_size
+        if not arguments.checkpoint.is_dir():
+            print(import_weights(arguments.model, arguments.checkpoint, arguments.out, *options))
+        elif options == (None, None):
             print(export_weights(arguments.model, arguments.checkpoint, arguments.out))
         else:
-            source = arguments.checkpoint, arguments.out, arguments.key, arguments.window_size
-            print(import_weights(arguments.model, *source))
+            raise UserError(
+                f"--key and --window_size are for files, {arguments.checkpoint} is a folder; leave them out"
+            )
 
 
 if __name__ == "__main__":
