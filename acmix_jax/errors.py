@@ -32,7 +32,7 @@ def first_few(items: Iterable[str], count: int = 3, width: int = 50) -> str:
     items = list(items)
     half = (width - 3) // 2
     named = [item if len(item) <= width else f"{item[:half]}...{item[-half:]}" for item in items[:count]]
-    more = f" and {len(items) - count} more" if len(items) > count else ""
+    more = f" and {len(items) - count:,} more" if len(items) > count else ""
     return ", ".join(named) + more
 
 

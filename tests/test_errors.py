@@ -2,7 +2,7 @@
 
 import pytest
 
-from acmix_jax.errors import UserError, first_few, one_line_errors
+from acmix_jax.errors import UserError, one_line_errors
 
 
 @pytest.mark.parametrize(
@@ -22,16 +22,3 @@ def test_a_mistake_ends_the_command_with_one_line(error, code):
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError), one_line_errors():
         raise ZeroDivisionError
-
-
-@pytest.mark.parametrize(
-    ("items", "text"),
-    [
-        ([], ""),
-        (["a", "b", "c"], "a, b, c"),
-        ("abcdefg", "a, b, c and 4 more"),
-        (["x" * 20], f"{'x' * 3}...{'x' * 3}"),
-    ],
-)
-def test_long_lists_and_long_names_are_short_in_messages(items, text):
-    assert first_few(items, width=10) == text
