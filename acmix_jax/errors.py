@@ -3,8 +3,10 @@
 import contextlib
 import difflib
 import logging
+import os
 import sys
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 
 
 class UserError(ValueError):
@@ -16,10 +18,16 @@ def check_choice(what: str, name: str, choices: Iterable[str]) -> None:
     choices = list(choices)
     if name in choices:
         return
+    raise UserError(f"unknown {what} {name!r}; {nearest(name, choices)}")
+
+
+def nearest(name: str, choices: Sequence[str]) -> str:
+    """A question for up to three choices that resemble `name`; without such, the first few choices."""
     near = [choice for choice in choices if name and choice.startswith(name)]
     near = (near or difflib.get_close_matches(name, choices, cutoff=0.5))[:3]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of: {', '.join(choices)}"
-    raise UserError(f"unknown {what} {name!r}; {hint}")
+    if near:
+        return f"did you mean {' or '.join(first_few([printable(choice)]) for choice in near)}?"
+    return f"choose one of: {first_few(map(printable, choices), count=6, width=40)}"
 
 
 def first_few(items: Iterable[str], count: int = 3, width: int = 50) -> str:
@@ -34,6 +42,24 @@ def first_few(items: Iterable[str], count: int = 3, width: int = 50) -> str:
     named = [item if len(item) <= width else f"{item[:half]}...{item[-half:]}" for item in items[:count]]
     more = f" and {len(items) - count:,} more" if len(items) > count else ""
     return ", ".join(named) + more
+
+
+def printable(name: str) -> str:
+    r"""A file's name in one line of valid UTF-8, without two names becoming one.
+
+    Line breaks, other control characters, backslashes and bytes that are not UTF-8 are escaped, such as to \x0a.
+    """
+    if name.isprintable() and "\\" not in name:
+        return name
+    return "".join(map(_escaped, name))
+
+
+def _escaped(character):
+    if character == "\\":
+        return "\\\\"
+    if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):  # control, surrogate, line and paragraph separator
+        return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
+    return character
 
 
 @contextlib.contextmanager
