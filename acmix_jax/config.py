@@ -90,12 +90,12 @@ FIELDS: dict[str, Field] = {
     "dropout": Field(0.0, BELOW_1, "rate in Swin and PVT"),
     "init_from": Field("", PATH, "workdir or converted weights to start from; plain SAN, PVT and Swin fit acmix_*"),
 
-    # ACmix layers; only models named acmix_* have them
+    # ACmix layers; only models named acmix_* have them, except for window_size
     "acmix.paths": Field("both", one_of("both", "attention", "convolution"), "paths to compute"),
     "acmix.combination": Field("learned", one_of("learned", "convex", "fixed"),
                                "alpha and beta: each learned; alpha and 1 - alpha; 0.5 and 0.5"),
     "acmix.num_heads": Field(None, whole(1), "attention heads; ResNet only"),
-    "acmix.window_size": Field(None, whole(1), "width of the attention window, in pixels"),
+    "acmix.window_size": Field(None, whole(1), "width of the attention window, in pixels; of plain Swin and SAN, too"),
     "acmix.kernel_size": Field(3, whole(1), "width of the convolution; odd"),
     "acmix.shift_form": Field(None, NAME, "form of the convolution (ops/shift); None: by ops/choice.py", RESUME),
     "acmix.attention_form": Field(None, NAME, "ResNet's attention (ops/neighborhood); None: by ops/choice.py", RESUME),

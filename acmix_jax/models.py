@@ -106,18 +106,21 @@ def create_backbone(
       remat: rematerialise each block in the backward pass: less memory, more time.
       frozen_stages, norm_eval: see `backbones.resnet.ResNet` (ResNet only).
       **acmix: fields of `layers.acmix.ACmix` or of its attention to change in every block, only for models named
-        acmix_*: paths, combination, kernel_size, shift_form, shift_init, shared_shift; window_size (not PVT);
-        num_heads, attention_form (ResNet).
+        acmix_*: paths, combination, kernel_size, shift_form, shift_init, shared_shift; window_size (not PVT; plain
+        Swin and SAN have it, too); num_heads, attention_form (ResNet).
 
     Raises:
-      UserError: unknown name of a model or field, with the nearest ones; or a field that this model does not have.
+      UserError: unknown name of a model or field, with the nearest ones; a field that this model does not have; or a
+        window without pixels.
     """
     parsed = parse_name(name)
     family = FAMILIES[parsed.family]
     for field in acmix:
         check_choice(f"ACmix field of {name}", field, family.fields)
-    if acmix and not parsed.is_acmix:
-        raise UserError(f"{name} has no ACmix layer to set {', '.join(acmix)} in; use acmix_{name}")
+    if not parsed.is_acmix and (foreign := [field for field in acmix if field not in family.plain_fields]):
+        raise UserError(f"{name} has no ACmix layer to set {', '.join(foreign)} in; use acmix_{name}")
+    if (window := acmix.get("window_size")) is not None and window < 1:
+        raise UserError(f"window_size={window} is not valid; use a whole number from 1")
     options = {"drop_path": drop_path, "dropout": dropout, "frozen_stages": frozen_stages, "norm_eval": norm_eval}
     for option, value in options.items():
         if value and option not in family.options:
@@ -149,11 +152,13 @@ def model_fields(config: Any, backend: str | None = None) -> dict[str, Any]:
     """
     fields = {name: config[name] for name in ("drop_path", "dropout", "remat")}
     parsed = parse_name(config.model)
-    acmix = config.acmix.to_dict() if parsed.is_acmix else {}
+    family = FAMILIES[parsed.family]
+    acmix = config.acmix.to_dict()
     in_one_batch = config.batch_norm_groups == 1  # else each device would gather the others' images for a kernel
-    if acmix and backend and in_one_batch and "attention_form" in FAMILIES[parsed.family].fields:
+    if backend and in_one_batch and "attention_form" in family.fields:
         acmix["attention_form"] = acmix["attention_form"] or run_attention_form(backend)
-    acmix = {name: value for name, value in acmix.items() if value is not None}
+    has = acmix if parsed.is_acmix else family.plain_fields
+    acmix = {name: value for name, value in acmix.items() if value is not None and name in has}
     return {"dtype": jnp.dtype(config.dtype), **fields, **acmix}
 
 
@@ -211,6 +216,7 @@ class Family(NamedTuple):
     backbone: Callable[..., nn.Module]
     parts: Callable[..., Parts]  # from plain name, is_acmix and fields of ACmix
     fields: tuple[str, ...]  # of ACmix and its attention that may be set
+    plain_fields: tuple[str, ...]  # those that the plain models have, too
     options: tuple[str, ...]  # of `create_backbone` that only some families have
     head: dict[str, Any]  # fields of the classification head
 
@@ -218,16 +224,17 @@ class Family(NamedTuple):
 FAMILIES = {
     "resnet": Family(
         tuple(resnet.VARIANTS), resnet.ResNet, _resnet, (*_FIELDS, "num_heads", "window_size", "attention_form"),
-        ("frozen_stages", "norm_eval"), {},
+        (), ("frozen_stages", "norm_eval"), {},
     ),
     "san": Family(
         tuple(name + suffix for name in san.VARIANTS for suffix in ("", "_pairwise")), san.SAN, _san,
-        (*_FIELDS, "window_size"), (), {},
+        (*_FIELDS, "window_size"), ("window_size",), (), {},
     ),
     "pvt": Family(
-        tuple(pvt.VARIANTS), pvt.PVT, _pvt, _FIELDS, _DROPS, {"summary": "token", "norm_epsilon": 1e-6, **_LINEAR}
+        tuple(pvt.VARIANTS), pvt.PVT, _pvt, _FIELDS, (), _DROPS, {"summary": "token", "norm_epsilon": 1e-6, **_LINEAR}
     ),
     "swin": Family(
-        tuple(swin.VARIANTS), swin.Swin, _swin, (*_FIELDS, "window_size"), _DROPS, {"norm_epsilon": 1e-5, **_LINEAR}
+        tuple(swin.VARIANTS), swin.Swin, _swin, (*_FIELDS, "window_size"), ("window_size",), _DROPS,
+        {"norm_epsilon": 1e-5, **_LINEAR},
     ),
 }  # fmt: skip

@@ -29,6 +29,45 @@ def test_a_plain_model_takes_no_fields_of_the_layer():
         acmix_jax.create_model("acmix_resnet50", windowsize=5)
 
 
+@pytest.mark.parametrize(
+    ("name", "image_size", "window_size"),
+    [("swin_tiny", 384, 12), ("acmix_swin_tiny", 384, 12), ("swin_micro_patch2", 32, 4), ("swin_base", 384, 12)],
+)
+def test_windows_of_swin_have_any_size(name, image_size, window_size):
+    model = acmix_jax.create_model(name, window_size=window_size)
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    logits, variables = jax.eval_shape(lambda key, x: model.init_with_output(key, x), jax.random.key(0), images)
+    block = variables["params"]["backbone"]["stage1_block2"]
+    table = block["mixer"]["attention"]["relative_position_bias"]
+    assert table.shape[0] == (2 * window_size - 1) ** 2
+    assert logits.shape == (1, 1000)
+
+
+def test_windows_of_plain_san_have_any_size():
+    assert acmix_jax.create_backbone("san10", window_size=5).mixers[1].keywords["attention_kind"].keywords == {
+        "window_size": 5
+    }
+
+
+@pytest.mark.parametrize("model", ["swin_tiny", "acmix_swin_tiny", "san10"])
+def test_a_config_sets_the_window_of_plain_networks_too(model):
+    config = default_config()
+    config.model, config.acmix.window_size = model, 12
+    assert model_fields(config)["window_size"] == 12
+
+
+def test_a_plain_model_leaves_out_the_fields_that_it_lacks():
+    config = default_config()
+    config.model, config.acmix.window_size = "resnet50", 5
+    assert not set(config.acmix) & set(model_fields(config))
+
+
+@pytest.mark.parametrize("name", ["swin_tiny", "acmix_resnet26", "acmix_san10"])
+def test_a_window_has_pixels(name):
+    with pytest.raises(UserError, match="window_size=0 is not valid; use a whole number from 1"):
+        acmix_jax.create_model(name, window_size=0)
+
+
 def test_fields_that_a_family_sets_itself_are_refused():
     with pytest.raises(UserError, match="unknown ACmix field of acmix_swin_tiny 'num_heads'"):
         acmix_jax.create_model("acmix_swin_tiny", num_heads=4)

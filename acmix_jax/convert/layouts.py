@@ -1,12 +1,12 @@
 """Names of the tensors in the released PyTorch code, by family.
 
 A rule maps the path of one of our modules, or of a parameter that stands alone, to its PyTorch name. `{stage}` and
-`{block}` are numbers, `{stage-1}` is one less. Several names mean that PyTorch keeps apart what is one kernel here;
-the number after each colon is its share of the outputs.
+`{block}` are numbers, `{stage-1}` is one less, `{2*stage-1}` one less than its double. Several names mean that PyTorch
+keeps apart what is one kernel here; the number after each colon is its share of the outputs.
 
 ResNet: torchvision and LeapLabTHU/ACmix. SAN: hszhao/SAN. PVT: whai362/PVT. Swin: microsoft/Swin-Transformer and
 LeapLabTHU/ACmix. No code of SAN-ACmix and PVT-ACmix was released; their names (fc, dep_conv, rate1, rate2) follow
-those of Swin-ACmix.
+those of Swin-ACmix. timm and torchvision name ResNet's tensors as released, and Swin's in ways of their own.
 """
 
 import re
@@ -39,7 +39,10 @@ class Layout(NamedTuple):
 
 
 def _fill(names: str, numbers: re.Match) -> str:
-    return re.sub(r"\{(\w+)(-\d)?\}", lambda m: str(int(numbers[m[1]]) + int(m[2] or 0)), names)
+    def value(match):
+        return str(int(match[1] or 1) * int(numbers[match[2]]) + int(match[3] or 0))
+
+    return re.sub(r"\{(?:(\d)\*)?(\w+)(-\d)?\}", value, names)
 
 
 _BLOCK = "stage{stage}_block{block}/"
@@ -162,3 +165,42 @@ LAYOUTS = {
         head="head",
     ),
 }
+
+_SWIN = LAYOUTS["swin"]
+
+OTHER_LAYOUTS = {
+    "swin": {
+        "timm": _SWIN._replace(
+            rules={
+                **_SWIN.rules,
+                "stage{stage}_merge/norm": "layers.{stage-1}.downsample.norm",
+                "stage{stage}_merge/reduction": "layers.{stage-1}.downsample.reduction",
+                "/head": "head.fc",
+            },
+            conv1x1=r".*attn\.fc",
+            head="head.fc",
+        ),
+        "torchvision": _SWIN._replace(
+            rules={
+                "patch_embed": "features.0.0",
+                "patch_norm": "features.0.2",
+                "stage{stage}_merge/norm": "features.{2*stage-2}.norm",
+                "stage{stage}_merge/reduction": "features.{2*stage-2}.reduction",
+                **_in_block(
+                    "features.{2*stage-1}.{block-1}.",
+                    {
+                        **_TRANSFORMER_BLOCK,
+                        "mixer/qkv": "attn.qkv",
+                        "mixer/attention/relative_position_bias": "attn.relative_position_bias_table",
+                        "mlp/fc1": "mlp.0",
+                        "mlp/fc2": "mlp.3",
+                    },
+                ),
+                "/norm": "norm",
+                "/head": "head",
+            },
+            stem="features.0.0",
+        ),
+    },
+}
+"""Names that others gave the same tensors: by family, and by who gave them. Only read, never written."""

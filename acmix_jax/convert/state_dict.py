@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,45 +12,80 @@ import jax.numpy as jnp
 import numpy as np
 
 from acmix_jax.backbones.swin import VARIANTS
-from acmix_jax.convert.layouts import LAYOUTS, Layout
-from acmix_jax.errors import UserError
+from acmix_jax.convert.check import BIAS_TABLE, check, is_float, notes
+from acmix_jax.convert.find import find
+from acmix_jax.convert.layouts import LAYOUTS, OTHER_LAYOUTS, Layout
 from acmix_jax.models import create_model, parse_name
-from acmix_jax.ops.window import relative_position_index, shift_mask
+from acmix_jax.ops.window import relative_position_index, shift_mask, table_window
 
 Variables = dict[str, Any]
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-_WRAPPERS = ("state_dict", "model")
 _BUFFERS = r"(.*\.)?(num_batches_tracked|relative_position_index|attn_mask)"
 
 
-def from_torch(name: str, state_dict: Mapping[str, Any], **acmix: Any) -> Variables:
+class Converted(NamedTuple):
+    """What a state dict held.
+
+    Attributes:
+      variables: NumPy arrays for `create_model(name, num_classes)`.
+      batches_tracked: training steps counted by PyTorch's BatchNorm layers, 0 without any; see `to_torch`.
+      image_size: of the images that the masks of a Swin transformer are for, None without any.
+      notes: sentences on what was not taken.
+    """
+
+    variables: Variables
+    batches_tracked: int
+    image_size: int | None
+    notes: list[str]
+
+
+def from_torch(name: str, state_dict: Mapping[str, Any], key: str | None = None, **acmix: Any) -> Variables:
     """Variables for `create_model(name, num_classes, **acmix)`, as NumPy arrays, from a PyTorch state dict.
 
-    Understands the wrappers that training scripts leave ({"model": ...}, {"state_dict": ...}, "module." before every
-    name). Buffers that hold no weights are left out; half precision becomes float32.
+    The state dict may lie in other mappings, and its names may have a common prefix; see convert/find.py. What else was
+    there and not taken is said on stderr. Buffers that hold no weights are left out; half precision becomes float32.
 
     Args:
-      name: a model's name; the state dict has the layout of its family's released code (convert/layouts.py).
+      name: a model's name; the state dict has a layout of convert/layouts.py.
       state_dict: tensors (or arrays) by name.
+      key: where the weights are, such as "model_ema"; None for the first that are no average of others.
       **acmix: fields of the ACmix layers, as `create_model` takes them.
 
     Raises:
-      UserError: a tensor is missing, left over or of another shape, lists all of them; or there are no tensors.
+      UserError: a tensor is missing, left over, of another shape or type, or not finite, lists the first ones of each
+        kind; or there are no tensors.
     """
-    tensors = _tensors(state_dict)
-    layout = LAYOUTS[parse_name(name).family]
-    channels = (*tensors.get(f"{layout.stem}.weight", np.empty(0)).shape, 3, 3)[1] or 3
-    num_classes = tensors.get(f"{layout.head}.bias", np.empty(0)).size or 1000
-    shapes = variable_shapes(name, num_classes, channels, **acmix)
+    converted = convert(name, state_dict, key, **acmix)
+    for note in converted.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    return converted.variables
+
+
+def convert(name: str, state_dict: Mapping[str, Any], key: str | None = None, **acmix: Any) -> Converted:
+    """As `from_torch`, with all that a state dict tells."""
+    family = parse_name(name).family
+    layouts = {"": LAYOUTS[family], **OTHER_LAYOUTS.get(family, {})}
+    shapes = variable_shapes(name, num_classes=1000, **acmix)
     blank = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), shapes)  # of no size in memory
-    expected = to_torch(name, blank)
-    _check(name, expected, tensors)
-    converted = {}
+    wanted = [{key: x.shape for key, (_, x) in _weights(layout, blank).items()} for layout in layouts.values()]
+    found = find(state_dict, [names.keys() for names in wanted], key)
+    title, layout = list(layouts.items())[found.layout]
+    tensors = {key: _as_array(value) for key, value in found.tensors.items() if not re.fullmatch(_BUFFERS, key)}
+
+    expected = _resize(wanted[found.layout], layout, tensors)
+    check(f"{name} in the layout of {title}" if title else name, expected, tensors, found)
+    variables = {}
     for path, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items():
         parts = [_from_torch_axes(tensors[part.key], leaf.ndim, part.kind) for part in _parts(layout, path)]
-        converted[path] = np.concatenate(parts, axis=-1) if len(parts) > 1 else np.array(parts[0], order="C")
-    return flax.traverse_util.unflatten_dict(converted, sep="/")
+        variables[path] = np.concatenate(parts, axis=-1) if len(parts) > 1 else np.array(parts[0], order="C")
+    counters = [_as_array(value) for key, value in found.tensors.items() if key.endswith("num_batches_tracked")]
+    return Converted(
+        variables=flax.traverse_util.unflatten_dict(variables, sep="/"),
+        batches_tracked=max((int(count) for count in counters if count.size == 1), default=0),
+        image_size=_image_size(name, found.tensors),
+        notes=notes(found),
+    )
 
 
 def to_torch(
@@ -61,25 +97,15 @@ def to_torch(
       num_batches_tracked: the training steps so far, which PyTorch's BatchNorm counts and Flax's does not.
       image_size: for the masks that Swin's state dict holds as buffers.
     """
-    layout, tensors = LAYOUTS[parse_name(name).family], {}
-    for path, leaf in flax.traverse_util.flatten_dict(variables, sep="/").items():
-        leaf, parts = np.asarray(leaf), _parts(layout, path)
-        shares = np.cumsum([part.share for part in parts])
-        pieces = [leaf] if len(parts) == 1 else np.split(leaf, shares[:-1] * (leaf.shape[-1] // shares[-1]), axis=-1)
-        for part, piece in zip(parts, pieces, strict=True):
-            tensors[part.key] = np.ascontiguousarray(_to_torch_axes(piece, part.kind))
-            if part.key.endswith("running_mean"):
-                counter = part.key.replace("running_mean", "num_batches_tracked")
-                tensors[counter] = np.array(num_batches_tracked, np.int64)
-            if part.key.endswith("relative_position_bias_table"):
-                tensors |= _window_buffers(part.key, path, len(leaf), VARIANTS[parse_name(name).plain], image_size)
+    tensors = {}
+    for key, (path, weight) in _weights(LAYOUTS[parse_name(name).family], variables).items():
+        tensors[key] = np.ascontiguousarray(weight)
+        if key.endswith("running_mean"):
+            counter = key.replace("running_mean", "num_batches_tracked")
+            tensors[counter] = np.array(num_batches_tracked, np.int64)
+        if key.endswith(BIAS_TABLE):
+            tensors |= _window_buffers(key, path, len(weight), VARIANTS[parse_name(name).plain], image_size)
     return tensors
-
-
-def batches_tracked(state_dict: Mapping[str, Any]) -> int:
-    """Training steps counted by PyTorch's BatchNorm layers, 0 without any; see `to_torch`."""
-    tensors = _strip(state_dict)
-    return max((int(value) for key, value in tensors.items() if key.endswith("num_batches_tracked")), default=0)
 
 
 def variable_shapes(name: str, num_classes: int, channels: int = 3, **acmix: Any) -> Variables:
@@ -87,6 +113,18 @@ def variable_shapes(name: str, num_classes: int, channels: int = 3, **acmix: Any
     model = create_model(name, num_classes, **acmix)
     images = jax.ShapeDtypeStruct((1, 64, 64, channels), jnp.float32)  # large enough for each model
     return jax.eval_shape(model.init, jax.random.key(0), images)
+
+
+def _weights(layout: Layout, variables: Variables) -> dict[str, tuple[str, np.ndarray]]:
+    """By PyTorch's name: the path of our variable, and a view of it, or of its share, with PyTorch's axes."""
+    weights = {}
+    for path, leaf in flax.traverse_util.flatten_dict(variables, sep="/").items():
+        leaf, parts = np.asarray(leaf), _parts(layout, path)
+        shares = np.cumsum([part.share for part in parts])
+        pieces = [leaf] if len(parts) == 1 else np.split(leaf, shares[:-1] * (leaf.shape[-1] // shares[-1]), axis=-1)
+        for part, piece in zip(parts, pieces, strict=True):
+            weights[part.key] = path, _to_torch_axes(piece, part.kind)
+    return weights
 
 
 class _Part(NamedTuple):
@@ -128,10 +166,10 @@ def _from_torch_axes(tensor, rank, kind):
 def _window_buffers(key, path, table_length, variant, image_size):
     """The index of the bias table and, in shifted blocks, the mask for the training image size."""
     stage, block = (int(number) for number in re.search(r"stage(\d+)_block(\d+)", path).groups())
-    window_size = (round(table_length**0.5) + 1) // 2
+    window_size = table_window(table_length)
     size = image_size // variant.patch_size // 2 ** (stage - 1)
     window, shift = (min(window_size, size),) * 2, (window_size // 2,) * 2
-    prefix = key.removesuffix("attn.relative_position_bias_table")
+    prefix = key.removesuffix(f"attn.{BIAS_TABLE}")
     buffers = {f"{prefix}attn.relative_position_index": relative_position_index(window, window_size)}
     if block % 2 == 0 and size > window_size:
         padded = -(-size // window_size) * window_size
@@ -139,19 +177,13 @@ def _window_buffers(key, path, table_length, variant, image_size):
     return buffers
 
 
-def _tensors(state_dict: Any) -> dict[str, np.ndarray]:
-    """Weights by name, as float32 or wider arrays."""
-    return {key: _as_array(value) for key, value in _strip(state_dict).items() if not re.fullmatch(_BUFFERS, key)}
-
-
-def _strip(state_dict: Any) -> dict[str, Any]:
-    """A state dict without its wrappers."""
-    if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
-        raise UserError("these are no tensors by name; a state dict is wanted, or one under 'model' or 'state_dict'")
-    wrapper = next((key for key in _WRAPPERS if isinstance(state_dict.get(key), Mapping)), None)
-    if wrapper:
-        return _strip(state_dict[wrapper])
-    return {key.removeprefix("module."): value for key, value in state_dict.items()}
+def _image_size(name, tensors):
+    """Side of the images that the mask of the first stage is for."""
+    masks = [np.shape(tensor) for key, tensor in tensors.items() if key.endswith("layers.0.blocks.1.attn_mask")]
+    if len(masks) != 1 or len(masks[0]) != 3:
+        return None
+    windows, pixels, _ = masks[0]
+    return round((windows * pixels) ** 0.5) * VARIANTS[parse_name(name).plain].patch_size
 
 
 def _as_array(value):
@@ -159,22 +191,18 @@ def _as_array(value):
         with contextlib.suppress(TypeError, RuntimeError):  # sparse, quantised and the like stay what they are
             value = value.detach().cpu()
             value = (value.float() if value.is_floating_point() and value.element_size() < 4 else value).numpy()
-    if not isinstance(value, np.ndarray | np.number):
+    if not isinstance(value, np.ndarray | np.number | jax.Array):
         return np.empty((0,))  # of no parameter's shape
-    return value.astype(np.float32) if value.dtype == np.float16 else np.asarray(value)
+    value = np.asarray(value)
+    return value.astype(np.float32) if is_float(value) and value.dtype.itemsize < 4 else value
 
 
-def _check(name, expected, tensors):
-    """Raises a UserError that lists every difference between the names and shapes of the two."""
-    expected = {key: value.shape for key, value in expected.items() if not re.fullmatch(_BUFFERS, key)}
-    missing = sorted(expected.keys() - tensors.keys())
-    left_over = sorted(tensors.keys() - expected.keys())
-    shapes = [
-        f"{key} {tensors[key].shape} instead of {shape}"
-        for key, shape in sorted(expected.items())
-        if key in tensors and tensors[key].shape != shape
-    ]
-    differences = {"missing": missing, "left over": left_over, "of another shape": shapes}
-    lines = [f"{len(keys)} {what}: {', '.join(keys)}" for what, keys in differences.items() if keys]
-    if lines:
-        raise UserError(f"the state dict is not one of {name}: {'; '.join(lines)}")
+def _resize(expected, layout, tensors):
+    """The shapes with the classes and image channels of these tensors, which are free."""
+    stem, (*_, outputs) = f"{layout.stem}.weight", (f"{layout.head}.weight", f"{layout.head}.bias")
+    channels = (*tensors.get(stem, np.empty(0)).shape, 3, 3)[1] or 3
+    num_classes = tensors.get(outputs, np.empty(0)).size or 1000
+    rows, _, *rest = expected[stem]
+    _, columns = expected[f"{layout.head}.weight"]
+    head = {f"{layout.head}.weight": (num_classes, columns), outputs: (num_classes,)}
+    return expected | {stem: (rows, channels, *rest)} | head

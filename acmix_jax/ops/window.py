@@ -34,6 +34,11 @@ def relative_position_index(window: tuple[int, int], table_window: int) -> np.nd
     return offset[..., 0] * (2 * table_window - 1) + offset[..., 1]
 
 
+def table_window(rows: int) -> int:
+    """Side of the windows that a bias table with so many rows is for; see `relative_position_index`."""
+    return (round(rows**0.5) + 1) // 2
+
+
 def shift_mask(height: int, width: int, window: tuple[int, int], shift: tuple[int, int]) -> np.ndarray:
     """0 for pairs of pixels of one region before the roll, else MASKED; float32 `[windows, pixels, pixels]`."""
     rows = _region(height, window[0], shift[0])

@@ -17,6 +17,7 @@ from acmix_jax.run import workdir
 from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.tasks import create_evaluator, create_task
 from acmix_jax.tasks.base import Task, Variables
+from acmix_jax.weights.names import BIAS_TABLE, window_of
 
 
 def make_predict(task: Task, keys: tuple[str, ...], mesh: jax.sharding.Mesh) -> Callable[[Variables, Any], Any]:
@@ -58,5 +59,9 @@ def evaluate_checkpoint(config, folder: Path, which: str) -> str:
         try:
             evaluate(make_predict(task, evaluator.keys, mesh), variables, evaluator, mesh)
         except flax.errors.FlaxError as error:
-            raise UserError(f"the checkpoint in {folder} does not fit {config.model}: {error}") from error
+            reason, window = error, window_of(variables["params"])
+            if window and BIAS_TABLE in str(error):
+                asked = config.acmix.window_size
+                reason = f"its windows are {window} pixels wide, not {asked}; set --config.acmix.window_size={window}"
+            raise UserError(f"the checkpoint in {folder} does not fit {config.model}: {reason}") from error
     return f"{config.model} at step {step}: {evaluator.summary()}"

@@ -6,6 +6,10 @@ The layers choose these names; tests/weights/test_names.py holds every entry aga
 import re
 from typing import Any
 
+import flax
+
+from acmix_jax.ops.window import table_window
+
 PART_OF = {  # parameters of a mixing layer, by part of the paper's table 1; "kernel" is that of a plain ResNet's 3x3
     "qkv": "stage1", "reduce": "stage1", "reduce_norm": "stage1", "kernel": "stage1",
     "attention": "stage2_attention",
@@ -16,6 +20,9 @@ PART_OF = {  # parameters of a mixing layer, by part of the paper's table 1; "ke
 UPGRADE = {"alpha": 1.0, "beta": 0.0, "fc/kernel": None, "fc/bias": None, "shift/kernel": None}
 """Parameters that ACmix adds to a plain attention layer, and the value with which it computes what that layer did;
 None where beta = 0 makes the value free."""
+
+BIAS_TABLE = "relative_position_bias"
+"""The parameter of window attention that has a row for each offset in a window."""
 
 NORM_AFTER = {
     "stem_conv": "stem_norm", "conv1": "norm1", "mixer": "norm2", "conv3": "norm3", "shortcut_conv": "shortcut_norm",
@@ -37,3 +44,9 @@ def input_channels(params: dict[str, Any]) -> int:
 def block_of(path: str) -> str:
     """The part of a path that tells where in the network it lies: "stage1_block2" in the example above."""
     return next(part for part in path.split("/") if re.search(r"\d", part))
+
+
+def window_of(params: dict[str, Any]) -> int | None:
+    """Side of the attention windows that the bias tables are for; None without one."""
+    leaves = flax.traverse_util.flatten_dict(params, sep="/")
+    return next((table_window(len(leaf)) for path, leaf in leaves.items() if path.endswith(BIAS_TABLE)), None)

@@ -17,8 +17,9 @@ from typing import Any
 import flax
 import numpy as np
 
-from acmix_jax.errors import UserError
-from acmix_jax.weights.names import UPGRADE
+from acmix_jax.errors import UserError, first_few
+from acmix_jax.ops.window import table_window
+from acmix_jax.weights.names import BIAS_TABLE, UPGRADE
 
 Variables = dict[str, Any]
 
@@ -37,14 +38,14 @@ def merge(fresh: Variables, trained: Variables) -> tuple[Variables, str]:
       stays fresh.
 
     Raises:
-      UserError: they do not fit; lists every difference.
+      UserError: they do not fit, or are not finite; lists the first differences.
     """
     fresh, trained = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (fresh, trained))
     other_task = _HEAD in trained and _HEAD not in fresh
     kept = {path for path in fresh if not _is_backbone(path)} if other_task else _resized_head(fresh, trained)
     dropped = {path for path in trained if not _is_backbone(path)} if other_task else set()
 
-    merged, upgraded, problems = {}, set(), []
+    merged, upgraded, problems, windows = {}, set(), [], _other_window(fresh, trained)
     for path, leaf in fresh.items():
         layer, _, part = path.partition("/mixer/")
         is_plain = f"{layer}/mixer/qkv/kernel" in trained and f"{layer}/mixer/alpha" not in trained
@@ -52,6 +53,10 @@ def merge(fresh: Variables, trained: Variables) -> tuple[Variables, str]:
             merged[path] = leaf
         elif path in trained and trained[path].shape == leaf.shape:
             merged[path] = np.asarray(trained[path], leaf.dtype)
+            if not np.isfinite(merged[path]).all():
+                problems.append(f"{path} has values that are NaN or infinite")
+        elif path in trained and windows and path.endswith(BIAS_TABLE):
+            continue
         elif path in trained:
             problems.append(f"{path} is {trained[path].shape} instead of {leaf.shape}")
         elif is_plain and part in UPGRADE:
@@ -60,8 +65,9 @@ def merge(fresh: Variables, trained: Variables) -> tuple[Variables, str]:
         else:
             problems.append(f"{path} is missing")
     problems += [f"{path} is left over" for path in trained if path not in fresh and path not in dropped]
-    if problems:
-        raise UserError(f"the weights do not fit: {'; '.join(problems)}")
+    if problems or windows:
+        few = [first_few(problems, count=8, width=100)] if problems else []
+        raise UserError(f"the weights do not fit: {'; '.join(windows + few)}")
 
     if other_task:
         summary = [f"{len(fresh) - len(kept)} tensors of the backbone", f"{len(kept)} others stay fresh"]
@@ -75,6 +81,17 @@ def merge(fresh: Variables, trained: Variables) -> tuple[Variables, str]:
         parts = Counter(path.split("/")[1] for path in dropped)
         summary.append("dropped " + " and ".join(f"{count} of {part}" for part, count in sorted(parts.items())))
     return flax.traverse_util.unflatten_dict(merged, sep="/"), ", ".join(summary)
+
+
+def _other_window(fresh, trained):
+    """What to set if the trained weights are for attention windows of one other size."""
+    tables = [path for path in fresh if path in trained and path.endswith(BIAS_TABLE)]
+    sizes = {(table_window(len(trained[path])), table_window(len(fresh[path]))) for path in tables}
+    if len(sizes) != 1:
+        return []
+    ((theirs, asked),) = sizes
+    hint = f"set window_size={theirs} (--config.acmix.window_size={theirs})"
+    return [f"their attention windows are {theirs} pixels wide, those of the model {asked}: {hint}"] * (theirs != asked)
 
 
 def _is_backbone(path):

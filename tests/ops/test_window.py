@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acmix_jax.ops.attention import softmax_attention
-from acmix_jax.ops.window import pad_to_multiple, partition, relative_position_index, reverse, shift_mask
+from acmix_jax.ops.window import pad_to_multiple, partition, relative_position_index, reverse, shift_mask, table_window
 
 sizes = st.integers(1, 4)
 
@@ -66,3 +66,9 @@ def test_attention_is_a_weighted_mean(dtype, atol):
             weights = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
             expected = weights @ v[batch, :, head]
             np.testing.assert_allclose(np.float64(out[batch, :, head]), expected, atol=atol)
+
+
+@pytest.mark.parametrize("window", [1, 2, 7, 8, 12, 24])
+def test_a_table_has_a_row_for_each_offset_in_a_window(window):
+    assert relative_position_index((window, window), window).max() + 1 == (2 * window - 1) ** 2
+    assert table_window((2 * window - 1) ** 2) == window

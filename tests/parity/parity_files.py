@@ -12,9 +12,11 @@ import jax
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from acmix_jax.convert import __main__ as command
 from acmix_jax.convert import to_torch
+from acmix_jax.convert.files import read_file
 from acmix_jax.convert.state_dict import variable_shapes
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +107,83 @@ def test_half_precision_becomes_single(dtype, tmp_path):
     torch.save(half, tmp_path / "weights.pth")
     expected = {key: x.float() if x.is_floating_point() else x for key, x in half.items()}
     check_same(there_and_back(RESNET, tmp_path / "weights.pth"), expected)
+
+
+def run_command(flags):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["acmix_jax.convert", *flags])
+        command.main()
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(
+    "beside",
+    [
+        np.float64(0.81),
+        np.int64(3),
+        np.arange(4),
+        Path("runs/a"),
+        argparse.Namespace(out=Path("runs"), lr=np.float32(1)),
+    ],
+)
+def test_scores_and_paths_may_lie_beside_the_weights(beside, old, tmp_path):
+    state = {"weight": torch.ones(3)}
+    torch.save({"net": state, "extra": beside}, tmp_path / "weights.pth", _use_new_zipfile_serialization=not old)
+    check_same(read_file(tmp_path / "weights.pth")["net"], state)
+
+
+@pytest.mark.parametrize("half", [None, torch.float16, torch.bfloat16])
+def test_safetensors_files(half, tmp_path):
+    state = random_state(SWIN)
+    if half:
+        state = {
+            key: x.to(half).float() if x.is_floating_point() and "mask" not in key else x for key, x in state.items()
+        }
+    narrow = {key: x.to(half) if half and x.is_floating_point() else x for key, x in state.items()}
+    save_file(narrow, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    command.import_weights(SWIN, tmp_path / "model.safetensors", tmp_path / "converted")
+    command.export_weights(SWIN, tmp_path / "converted", tmp_path / "back.safetensors")
+    check_same(load_file(tmp_path / "back.safetensors"), state)
+
+
+def test_types_that_numpy_lacks_are_named(tmp_path, monkeypatch):
+    file = tmp_path / "model.safetensors"
+    save_file({"norm.weight": torch.ones(3).to(torch.float8_e4m3fn), "norm.bias": torch.ones(3)}, file)
+    message = refusal(monkeypatch, file, tmp_path / "out")
+    assert "has tensors of type F32, F8_E4M3; save them as F32, F16 or BF16" in message
+
+
+@pytest.mark.parametrize("name", ["swin_micro_patch2", SWIN])
+def test_masks_of_another_window_and_image_size_come_back(name, tmp_path):
+    variables = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), variable_shapes(name, 10, window_size=4))
+    state = {key: torch.from_numpy(x) for key, x in to_torch(name, variables, image_size=64).items()}
+    torch.save({"model": state}, tmp_path / "weights.pth")
+    flags = ["--model", name, "--checkpoint", str(tmp_path / "weights.pth"), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match=r"windows are 4 pixels wide, .* 7: set window_size=4 \(--window_size=4 in"):
+        run_command(flags)
+    run_command([*flags, "--window_size=4"])
+    command.export_weights(name, tmp_path / "out", tmp_path / "back.pth")
+    check_same(torch.load(tmp_path / "back.pth", weights_only=True)["state_dict"], state)
+
+
+@pytest.mark.parametrize(
+    ("plain", "average", "key"),
+    [("model", "model_ema", "model_ema"), ("net", "ema", "ema"), ("student", "teacher", "teacher.module")],
+)
+def test_the_choice_of_weights_is_said(plain, average, key, tmp_path, capsys):
+    state = random_state(RESNET)
+    other = {f"module.{key}": x + 1 for key, x in state.items()}
+    torch.save({average: other, plain: state, "epoch": 3}, tmp_path / "weights.pth")
+    flags = ["--model", RESNET, "--checkpoint", str(tmp_path / "weights.pth"), "--out"]
+    run_command([*flags, str(tmp_path / "plain")])
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert f"taken from {plain}, there are others in {average}: set key={average} (--key={average} in" in said
+    run_command([*flags, str(tmp_path / "average"), f"--key={key}"])
+    assert "there are others" not in capsys.readouterr().out
+    for folder, values in (("plain", state), ("average", {key: x + 1 for key, x in state.items()})):
+        command.export_weights(RESNET, tmp_path / folder, tmp_path / f"{folder}.pth")
+        check_same(torch.load(tmp_path / f"{folder}.pth", weights_only=True)["state_dict"], values)
 
 
 def test_files_of_old_pytorch(tmp_path):

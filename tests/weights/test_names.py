@@ -3,10 +3,12 @@
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import acmix_jax
 from acmix_jax.weights import names
+from tests import networks
 
 NETWORKS = ("resnet14_stem1", "san5_stem1", "pvt_micro_patch2", "swin_micro_patch2")
 
@@ -39,3 +41,9 @@ def test_every_foldable_norm_follows_its_layer():
 
 def test_blocks_are_found():
     assert names.block_of("backbone/stage1_block2/mixer/alpha") == "stage1_block2"
+
+
+def test_the_window_of_weights_is_found():
+    shapes = networks.shapes("swin_micro_patch2", 10, 1, window_size=5)
+    assert names.window_of(jax.tree.map(lambda x: np.zeros(x.shape), shapes["params"])) == 5
+    assert names.window_of({"backbone": {"stem_conv": {"kernel": np.zeros(3)}}}) is None

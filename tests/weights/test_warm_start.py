@@ -136,6 +136,43 @@ def test_every_difference_is_listed():
         assert difference in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "theirs", "asked"),
+    [("swin_micro_patch2", 12, 7), ("swin_micro_patch2", 7, 4), ("acmix_swin_micro_patch2", 8, 7)],
+)
+def test_windows_of_another_size_are_named_with_what_to_set(name, theirs, asked):
+    trained = random_variables("swin_micro_patch2", window_size=theirs)
+    with pytest.raises(UserError) as error:
+        merge(random_variables(name, window_size=asked), trained)
+    assert str(error.value) == (
+        f"the weights do not fit: their attention windows are {theirs} pixels wide, those of the model {asked}: "
+        f"set window_size={theirs} (--config.acmix.window_size={theirs})"
+    )
+
+
+def test_a_plain_network_of_another_window_is_upgraded():
+    trained = random_variables("swin_micro_patch2", window_size=12)
+    merged, summary = merge(random_variables("acmix_swin_micro_patch2", window_size=12), trained)
+    assert "6 plain layers upgraded" in summary
+    tables = [tree["params"]["backbone"]["stage1_block1"]["mixer"]["attention"] for tree in (merged, trained)]
+    jax.tree.map(np.testing.assert_array_equal, *tables)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_named(value):
+    trained = random_variables("swin_micro_patch2")
+    trained["params"]["norm"]["bias"][3] = value
+    with pytest.raises(UserError, match="do not fit: params/norm/bias has values that are NaN or infinite"):
+        merge(random_variables("swin_micro_patch2"), trained)
+
+
+def test_long_lists_end_with_how_many_more():
+    fresh = {"params": {"backbone": {f"layer{i}": np.zeros(2) for i in range(99)}}}
+    with pytest.raises(UserError, match="layer0 is missing, .* and 91 more$") as error:
+        merge(fresh, {"params": {}})
+    assert len(str(error.value)) < 1000
+
+
 def test_a_plain_resnet_cannot_be_upgraded():
     with pytest.raises(UserError, match="stage1_block1/mixer/qkv/kernel is missing"):
         merge(random_variables("acmix_resnet14_stem1"), random_variables("resnet14_stem1"))

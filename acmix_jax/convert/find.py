@@ -1,0 +1,119 @@
+"""Finds the weights of a network in what a training script saved.
+
+Scripts put a state dict under a key of their own, a prefix before every name, an average of the weights beside them.
+None of these is known here by its name: a place is a mapping that holds tensors and a prefix of their names, and the
+right one is where most of the network's names are.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from acmix_jax.errors import UserError, check_choice
+
+_AVERAGED = r"(?<![a-z])(ema|swa|avg|averag|shadow|teacher|target|momentum)|(ema|avg)(?![a-z])"
+
+
+class Found(NamedTuple):
+    """The weights of a network, and what lies around them."""
+
+    tensors: dict[str, Any]  # by name, without the prefix
+    layout: int  # index of the names that fit best
+    beside: list[str]  # tensors of the same mapping that do not have the prefix
+    place: str  # where the weights were; empty: at the top
+    others: list[str]  # further places with weights of this network
+
+
+class _Place(NamedTuple):
+    mapping: str  # path of the mapping that holds the tensors, such as "state_dict"
+    prefix: str  # of their names, such as "module."
+
+    @property
+    def path(self) -> str:
+        return f"{self.mapping}.{self.prefix}".strip(".")
+
+
+def find(content: Any, layouts: Sequence[AbstractSet[str]], key: str | None = None) -> Found:
+    """The weights that fit best; of several that fit about as well, those that are no average of others.
+
+    Args:
+      content: a mapping from names to tensors, or one that holds such mappings at any depth.
+      layouts: for each layout, the names of all tensors of the network.
+      key: where to look, such as "model_ema"; None for everywhere.
+
+    Raises:
+      UserError: there are no tensors by name, or no weights under `key`.
+    """
+    entries = list(_entries(content))
+    if not entries:
+        raise UserError("there are no tensors by name in it; it has to be a state dict, or to hold one")
+    likely = _likely(entries, layouts)
+    if key is not None:
+        entries = [entry for entry in entries if f".{key}." in f".{entry[0]}.{entry[1]}"]
+        if not entries:
+            labels = {_label(place, likely) for place in likely} - {""}
+            if not labels:
+                raise UserError(f"there is no key {key!r} with weights of this model; leave key out")
+            check_choice("key", key, sorted(labels))
+        likely = _likely(entries, layouts)
+
+    if likely:
+        place = min(likely, key=lambda place: (_is_averaged(place), -likely[place][0], len(place.path)))
+        layout = -likely[place][1]
+    else:
+        place, layout = _Place(Counter(mapping for mapping, _, _ in entries).most_common(1)[0][0], ""), 0
+    tensors, beside = {}, []
+    for mapping, name, value in entries:
+        if mapping == place.mapping and name.startswith(place.prefix):
+            tensors[name.removeprefix(place.prefix)] = value
+        elif mapping == place.mapping and not any(
+            other.mapping == mapping and name.startswith(other.prefix) for other in likely
+        ):
+            beside.append(name)
+    others = [_label(other, likely) for other in likely if other != place]
+    return Found(tensors, layout, beside, _label(place, likely), others)
+
+
+def _entries(content: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Path of the mapping, name and value of each tensor."""
+    for key, value in content.items() if isinstance(content, Mapping) else ():
+        if not isinstance(key, str) or (isinstance(value, Mapping) and key.startswith("optim")):
+            continue  # an optimizer's averages have the names of the weights, too
+        if isinstance(value, Mapping):
+            yield from _entries(value, f"{path}.{key}".strip("."))
+        elif hasattr(value, "detach") or isinstance(value, np.ndarray | np.number | jax.Array):
+            # PyTorch's own wrappers, such as _orig_mod, begin with an underscore and may come in the middle of a name.
+            yield path, re.sub(r"(?<![^.])_\w+\.", "", key), value
+
+
+def _likely(entries, layouts) -> dict[_Place, tuple[int, int]]:
+    """How many names of the best layout each likely place has, and minus the index of that layout.
+
+    Places with less than a quarter of the names have other networks; those with less than half as many as the best
+    place have parts of networks. An average of weights lacks running statistics, perhaps.
+    """
+    counts = Counter()
+    for mapping, name, _ in entries:
+        for start in (0, *(dot.end() for dot in re.finditer(r"\.", name))):
+            for index, names in enumerate(layouts):
+                counts[_Place(mapping, name[:start]), index] += name[start:] in names
+    best = {}
+    for (place, index), count in counts.items():
+        best[place] = max(best.get(place, (0, 0)), (count, -index))
+    least = max(max(count for count, _ in best.values()) / 2, len(layouts[0]) / 4)
+    return {place: fit for place, fit in best.items() if fit[0] >= least}
+
+
+def _is_averaged(place):
+    return bool(re.search(_AVERAGED, place.path.lower()))
+
+
+def _label(place, likely):
+    """The key that leads to a place: the path of its mapping if no other place is in there."""
+    alone = sum(other.mapping == place.mapping for other in likely) <= 1
+    return place.mapping if alone and place.mapping else place.path
