@@ -57,7 +57,7 @@ def command(tmp_path, monkeypatch):
         ),
         ([DIGITS, "--config.drop_path=much"], "--config.drop_path=much is not valid; use a number from 0 to 1"),
         ([DIGITS, "--config.data.dir=$NO_SUCH_NAME"], "$NO_SUCH_NAME names a user or a variable that does not exist"),
-        ([DIGITS, "--mode=trian"], "should be one of <train|eval|inspect|fold|benchmark_input>"),
+        ([DIGITS, "--mode=trian"], "should be one of <train|eval|inspect|predict|fold|benchmark_input>"),
         ([DIGITS, "--wrkdir=x"], "Did you mean: workdir"),
         ([], "--config=FILE is missing"),
         (["--mode=eval", "--config.batch_size=8"], "needs --config=FILE before it"),
