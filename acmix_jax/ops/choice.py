@@ -40,15 +40,20 @@ def attention_form(height: int, width: int, backend: str) -> str:
     return "tiled" if height * width <= _limits(backend).tiled_queries else "recomputed"
 
 
-def run_attention_form(backend: str) -> str | None:
+def run_attention_form(backend: str, itemsize: int, batch_norm_groups: int) -> str | None:
     """Form of `neighborhood_attention` in runs of main.py, whose devices are known before the network is traced.
 
     The operator traces the default forms of all backends, and tracing the kernels takes seconds for each network.
 
+    Args:
+      backend: of the run's devices.
+      itemsize: bytes of a number of the computation; in types of 4 bytes the kernels have not been measured.
+      batch_norm_groups: of the config. With several, each device would gather the others' images for a kernel.
+
     Returns:
       "kernel" where its time has been measured (docs/accelerators.md), else None for `attention_form`.
     """
-    return "kernel" if backend == "gpu" else None
+    return "kernel" if backend == "gpu" and itemsize == 2 and batch_norm_groups == 1 else None
 
 
 def convolution_form(in_features: int, stride: int, backend: str) -> str:

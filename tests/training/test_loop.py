@@ -96,7 +96,7 @@ def test_inspection_writes_elsewhere(finished, tmp_path):
 def test_inspection_says_that_it_cannot_write(finished, tmp_path, name):
     config, folder, _ = finished
     (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=f"cannot write to '{tmp_path}' .*{name}.*; set --out=DIR to write elsewhere"):
+    with pytest.raises(UserError, match=f"cannot write to '{tmp_path}' .*{name}.*; set another --out=DIR"):
         inspect_checkpoint(config, folder, "latest", tmp_path)
 
 

@@ -117,5 +117,5 @@ def test_images_of_which_none_can_be_read_are_an_error(run, tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_told(run, images, tmp_path):
     (tmp_path / "out").touch()
-    with pytest.raises(UserError, match="cannot write to .*out.*; set --out=DIR to write elsewhere"):
+    with pytest.raises(UserError, match="cannot write to .*out.*; set another --out=DIR"):
         predict_images(*run[:2], "latest", images, tmp_path / "out")
