@@ -121,6 +121,8 @@ def test_mistakes_end_with_one_line(command, arguments, message, tmp_path):
         ("data.crop_scale=0.2,1", (0.2, 1)),
         ("drop_path=None", None),
         ("drop_path=0.1", 0.1),
+        ("data.num_classes=None", None),
+        ("data.num_classes=12", 12),
         ("acmix.window_size=5", 5),
         ("acmix.num_heads=None", None),
         ("acmix.shift_form=dense", "dense"),
