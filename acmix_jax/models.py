@@ -154,12 +154,13 @@ def model_fields(config: Any, backend: str | None = None) -> dict[str, Any]:
     parsed = parse_name(config.model)
     family = FAMILIES[parsed.family]
     acmix = config.acmix.to_dict()
-    in_one_batch = config.batch_norm_groups == 1  # else each device would gather the others' images for a kernel
-    if backend and in_one_batch and "attention_form" in family.fields:
-        acmix["attention_form"] = acmix["attention_form"] or run_attention_form(backend)
+    dtype = jnp.dtype(config.dtype)
+    if backend and "attention_form" in family.fields:
+        form = run_attention_form(backend, dtype.itemsize, config.batch_norm_groups)
+        acmix["attention_form"] = acmix["attention_form"] or form
     has = acmix if parsed.is_acmix else family.plain_fields
     acmix = {name: value for name, value in acmix.items() if value is not None and name in has}
-    return {"dtype": jnp.dtype(config.dtype), **fields, **acmix}
+    return {"dtype": dtype, **fields, **acmix}
 
 
 Parts = tuple[NamedTuple, Sequence[Callable[..., nn.Module]]]  # a backbone's variant, and its mixers

@@ -1,11 +1,11 @@
-"""Time and error of local attention's forms on this machine's GPU or TPU, and the time of each kernel of form "kernel".
+"""Time and error of local attention's forms on this machine's GPU, and the time of each kernel of form "kernel".
 
 python -m experiments.kernel_times --out=runs/kernel_times
 
 The attention alone, without Stage I, at the layers of ResNet-50 at 224 x 224 pixels. Each form's value and gradient are
 first compared with the definition in float32, on four images; then all are measured in turns. JAX's profiler gives the
 times of the single kernels. Writes kernel_times.csv after each layer, kernel_times.png and record.json. Needs the base
-dependencies and matplotlib.
+dependencies and matplotlib. It has not been tried on a TPU.
 """
 
 import argparse
@@ -94,10 +94,10 @@ def _compiled_reference(layer, arrays):
 def error(program: Program, reference: Program) -> float:
     """The largest relative error, ||x - y|| / ||y||, of the value and the gradients."""
     pairs = zip(program.run(), reference.run(), strict=True)
-    return max(float(jnp.linalg.norm((x - y).ravel()) / jnp.linalg.norm(y.ravel())) for x, y in pairs)
+    return float(np.max([jnp.linalg.norm((x - y).ravel()) / jnp.linalg.norm(y.ravel()) for x, y in pairs]))
 
 
-def kernel_times(f: Callable[..., Any], arrays: tuple[jax.Array, ...], rounds: int) -> dict[str, list[float]]:
+def times_by_kernel(f: Callable[..., Any], arrays: tuple[jax.Array, ...], rounds: int) -> dict[str, list[float]]:
     """Milliseconds of each of KERNELS in each of `rounds` runs of `f(*arrays)`."""
     program = jax.jit(f).lower(*arrays).compile(compiler_options=OPTIONS.get(jax.default_backend()))
     jax.block_until_ready(program(*arrays))
@@ -139,7 +139,7 @@ def measure(name: str, of_layer: dict[tuple[str, str], Program], arguments: argp
         )  # fmt: skip
     if "kernel" in forms:
         f = passes("kernel", layer.fields["stride"])["forward+backward"]
-        for kernel, times in kernel_times(f, arrays_of(layer, batch, dtype), arguments.rounds).items():
+        for kernel, times in times_by_kernel(f, arrays_of(layer, batch, dtype), arguments.rounds).items():
             low, middle, high = quartiles(np.array(times))
             yield Row(name, batch, dtype, "kernel", kernel, middle, low, high, None, None, None, device_name())
 
@@ -187,8 +187,8 @@ def main() -> None:
         of_layer = {key[1:]: program for key, program in compiled_programs.items() if key[0] == name}
         measured = list(measure(name, of_layer, arguments))
         for row in measured:
-            error = "" if row.error is None else f"error {row.error:.1e}, {row.memory_mb:,.0f} MB"
-            print(f"{name:10} {row.form:10} {row.pass_:16} {row.ms:8.3f} ms  {error}".rstrip(), flush=True)
+            facts = "" if row.error is None else f"error {row.error:.1e}, {row.memory_mb:,.0f} MB"
+            print(f"{name:10} {row.form:10} {row.pass_:16} {row.ms:8.3f} ms  {facts}".rstrip(), flush=True)
         rows += measured
         results.write_table(arguments.out / "kernel_times.csv", rows)
         results.write_record(arguments.out, __doc__, "measured here")

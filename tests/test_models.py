@@ -87,13 +87,14 @@ def test_stages_are_frozen_in_resnets_alone():
 @pytest.mark.parametrize(
     ("model", "backend", "changes", "form"),
     [
-        ("acmix_resnet26", "gpu", {}, "kernel"),
-        ("acmix_resnet26", "gpu", {"acmix.attention_form": "tiled"}, "tiled"),
-        ("acmix_resnet26", "gpu", {"batch_norm_groups": 2}, None),
-        ("acmix_resnet26", "tpu", {}, None),
+        ("acmix_resnet26", "gpu", {"dtype": "bfloat16"}, "kernel"),
+        ("acmix_resnet26", "gpu", {"dtype": "bfloat16", "acmix.attention_form": "tiled"}, "tiled"),
+        ("acmix_resnet26", "gpu", {"dtype": "bfloat16", "batch_norm_groups": 2}, None),
+        ("acmix_resnet26", "gpu", {}, None),
+        ("acmix_resnet26", "tpu", {"dtype": "bfloat16"}, None),
         ("acmix_resnet26", None, {}, None),
-        ("acmix_swin_tiny", "gpu", {}, None),
-        ("resnet26", "gpu", {}, None),
+        ("acmix_swin_tiny", "gpu", {"dtype": "bfloat16"}, None),
+        ("resnet26", "gpu", {"dtype": "bfloat16"}, None),
     ],
 )
 def test_a_run_on_gpus_takes_the_kernel_of_local_attention(model, backend, changes, form):

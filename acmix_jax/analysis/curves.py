@@ -1,18 +1,17 @@
 """Loss and metrics of a run by step, drawn from its metrics.jsonl."""
 
 from pathlib import Path
+from typing import Any
 
-from acmix_jax.run.metrics import read_metrics
 
-
-def write(title: str, folder: Path, out: Path) -> Path | None:
-    """Draws curves.png of the run in `folder` into `out` and returns its path; None if there is nothing to draw yet.
+def write(rows: list[dict[str, Any]], title: str, folder: Path) -> Path | None:
+    """Draws the rows of a run's metrics.jsonl into `folder`; returns the path of curves.png, None without a loss.
 
     One panel shows the loss, and one each metric that is logged both in training (`top1`) and evaluation (`eval_top1`).
     """
     from matplotlib.figure import Figure
 
-    rows, picture = read_metrics(folder), out / "curves.png"
+    picture = folder / "curves.png"
     logged = list(dict.fromkeys(name for row in rows for name in row))
     names = [name for name in logged if name == "loss" or f"eval_{name}" in logged]
     if not names:

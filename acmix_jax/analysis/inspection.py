@@ -5,6 +5,7 @@ from pathlib import Path
 from acmix_jax.analysis import alpha_beta, curves
 from acmix_jax.errors import UserError
 from acmix_jax.evaluators import best_metric
+from acmix_jax.run.metrics import read_metrics
 from acmix_jax.weights.stored import read_trainable
 
 
@@ -24,11 +25,12 @@ def inspect_checkpoint(config, folder: Path, which: str, out: Path | None = None
     step, variables = read_trainable(folder, which, best_metric(config))
     title = f"{config.model} on {config.data.source}"
     layers = alpha_beta.read(variables["params"])
+    rows = read_metrics(folder)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        written = [curves.write(title, folder, out)]
+        written = [curves.write(rows, title, out)]
         if layers:
             written += alpha_beta.write(layers, f"{title}, step {step}", out)
     except OSError as error:
-        raise UserError(f"cannot write to {str(out)!r} ({error}); set --out=DIR to write elsewhere") from error
+        raise UserError(f"cannot write to {str(out)!r} ({error}); set another --out=DIR") from error
     return "\n".join([f"{config.model} at step {step}, {len(layers)} ACmix layers:", *(f"  {p}" for p in written if p)])

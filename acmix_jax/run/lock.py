@@ -13,10 +13,11 @@ from acmix_jax.errors import UserError
 
 @contextlib.contextmanager
 def held(workdir: Path) -> Iterator[None]:
-    """Holds a workdir for one run, on all hosts that share its file system.
+    """Holds a workdir for one process, on all hosts of a shared file system that has POSIX locks, as most have.
 
-    The lock is the operating system's: it ends with the process, however that ends. Processes that are forked from
-    this one, such as input workers, do not hold it. The file "lock" stays.
+    The lock is the operating system's and ends with the process, however that ends. Processes that are forked from
+    this one, such as input workers, do not hold it, and two runs in one process do not exclude each other. The file
+    "lock" stays.
 
     Raises:
       UserError: another process holds the workdir, or it cannot be written.
@@ -33,7 +34,8 @@ def held(workdir: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown process"
             raise UserError(
-                f"a run in {str(workdir)!r} has not ended ({holder}); wait for it, end it, or choose another --workdir"
+                f"a run in {str(workdir)!r} has not ended ({holder}); wait for it, end it, or choose another --workdir "
+                f"(or delete {file.name}, if that host is gone)"
             ) from error
         except OSError as error:
             print(

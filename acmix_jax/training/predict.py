@@ -66,7 +66,7 @@ def predict_images(config, folder: Path, which: str, images: Path, out: Path) ->
         out.mkdir(parents=True, exist_ok=True)
         written = [_write_table(predictions, names, out), _draw(predictions, names, out)]
     except OSError as error:
-        raise UserError(f"cannot write to {str(out)!r} ({error}); set --out=DIR to write elsewhere") from error
+        raise UserError(f"cannot write to {str(out)!r} ({error}); set another --out=DIR") from error
     left_out = f", {len(paths) - len(predictions):,} left out" if len(predictions) < len(paths) else ""
     summary = f"{config.model} at step {step}: {len(predictions):,} images classified{left_out}"
     return "\n".join([summary, *(f"  {path}" for path in written)])

@@ -108,6 +108,8 @@ def test_an_error_is_that_of_the_worst_array():
     reference = timing.Program(lambda: (np.ones(4), np.full(4, 2.0)))
     found = timing.Program(lambda: (np.ones(4), np.array([2.0, 2.0, 2.0, 2.2])))
     assert kernel_times.error(found, reference) == pytest.approx(0.05)
+    broken = timing.Program(lambda: (np.ones(4), np.full(4, np.nan)))
+    assert np.isnan(kernel_times.error(broken, reference))
 
 
 def test_programs_are_compiled_by_their_names():

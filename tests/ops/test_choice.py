@@ -34,8 +34,12 @@ def test_wide_convolutions_are_composed_off_the_cpu_only(in_features, stride, ba
     assert convolution_form(in_features, stride, backend) == form
 
 
-def test_runs_take_the_kernel_where_it_was_measured():
-    assert [run_attention_form(backend) for backend in ("gpu", "tpu", "cpu")] == ["kernel", None, None]
+@pytest.mark.parametrize(
+    ("backend", "itemsize", "groups", "form"),
+    [("gpu", 2, 1, "kernel"), ("gpu", 4, 1, None), ("gpu", 2, 8, None), ("tpu", 2, 1, None), ("cpu", 2, 1, None)],
+)
+def test_runs_take_the_kernel_where_it_was_measured(backend, itemsize, groups, form):
+    assert run_attention_form(backend, itemsize, groups) == form
 
 
 def test_unknown_backend_gets_the_forms_of_accelerators():
