@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from acmix_jax.benchmark.time_share import OPTIONS
+from acmix_jax.benchmark.time_share import PROFILING_OPTIONS
 from acmix_jax.benchmark.timing import Program, compile_all, compiled, device_name, in_turns, parser_of, quartiles
 from acmix_jax.errors import check_choice, one_line_errors
 from acmix_jax.ops.neighborhood import neighborhood_attention
@@ -99,7 +99,7 @@ def error(program: Program, reference: Program) -> float:
 
 def times_by_kernel(f: Callable[..., Any], arrays: tuple[jax.Array, ...], rounds: int) -> dict[str, list[float]]:
     """Milliseconds of each of KERNELS in each of `rounds` runs of `f(*arrays)`."""
-    program = jax.jit(f).lower(*arrays).compile(compiler_options=OPTIONS.get(jax.default_backend()))
+    program = jax.jit(f).lower(*arrays).compile(compiler_options=PROFILING_OPTIONS.get(jax.default_backend()))
     jax.block_until_ready(program(*arrays))
     times = defaultdict(list)
     for _ in range(rounds):

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 _CONTROL = ("while", "conditional", "call")  # their time is the sum of the operations inside
-OPTIONS = {"gpu": {"xla_gpu_enable_command_buffer": ""}}  # command buffers would hide the operations inside
+PROFILING_OPTIONS = {"gpu": {"xla_gpu_enable_command_buffer": ""}}  # command buffers would hide the operations inside
 
 
 def time_by_part(
@@ -30,7 +30,7 @@ def time_by_part(
       part_of: maps named scopes, such as ["jit(apply)", "backbone", "stage1_block1", ...], to a part.
       rounds: measured runs, after one that is not measured.
     """
-    program = jax.jit(f).lower(*arguments).compile(compiler_options=OPTIONS.get(jax.default_backend()))
+    program = jax.jit(f).lower(*arguments).compile(compiler_options=PROFILING_OPTIONS.get(jax.default_backend()))
     scopes = dict(re.findall(r'%?([\w.-]+) = [^\n]*?op_name="([^"]*)"', program.as_text()))
     jax.block_until_ready(program(*arguments))
     measured = []

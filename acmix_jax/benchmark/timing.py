@@ -45,7 +45,7 @@ class Row(NamedTuple):
     implementation: str
     step_time_q1_ms: float
     step_time_q3_ms: float
-    compile_s: float | None
+    compile_s: float | None  # on accelerators while other programs compile
     device: str
 
 

@@ -15,6 +15,16 @@ from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 
+def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
+    """The arrays as arguments of a primitive: in a `jax.shard_map`, all vary over the devices if one does.
+
+    The gradient of what is the same on all devices is then summed over them.
+    """
+    axes = [jax.typeof(array).manual_axis_type.varying for array in arrays]
+    missing = [tuple(frozenset().union(*axes) - own) for own in axes]
+    return [lax.pcast(x, names, to="varying") if names else x for x, names in zip(arrays, missing, strict=True)]
+
+
 class OwnGradient:
     """A function of arrays to one array, all of floats, with a backward pass of its own.
 
@@ -33,11 +43,7 @@ class OwnGradient:
         self.definition, self.forward, self.backward, self.arity = definition, forward, backward, arity
 
     def __call__(self, *arrays: jax.Array) -> jax.Array:
-        # In a shard_map, all arrays vary alike: the gradient of what is the same on all devices is summed over them.
-        axes = [jax.typeof(array).manual_axis_type.varying for array in arrays]
-        missing = [tuple(frozenset().union(*axes) - own) for own in axes]
-        arrays = [lax.pcast(x, names, to="varying") if names else x for x, names in zip(arrays, missing, strict=True)]
-        return _bind(_value, self, *arrays)[0]
+        return _bind(_value, self, *vary_alike(*arrays))[0]
 
     def tangent(self, *arguments: jax.Array) -> tuple[jax.Array]:
         """The tangent of out, from (*arrays, out, *residuals, *tangents of the arrays)."""

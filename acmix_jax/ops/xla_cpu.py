@@ -16,6 +16,8 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from acmix_jax.ops.own_gradient import vary_alike
+
 
 class Multilinear:
     """An operation that is linear in each of its arrays, with transposes chosen by hand.
@@ -35,10 +37,7 @@ class Multilinear:
         self.expression, self.transposes, self.cpu = expression, transposes, cpu or expression
 
     def __call__(self, *arrays: Any, **parameters: Any) -> Any:
-        # In a shard_map, all arrays vary alike: the gradient of what is the same on all devices is summed over them.
-        axes = [jax.typeof(array).manual_axis_type.varying for array in arrays]
-        missing = [tuple(frozenset().union(*axes) - own) for own in axes]
-        arrays = [lax.pcast(x, names, to="varying") if names else x for x, names in zip(arrays, missing, strict=True)]
+        arrays = vary_alike(*arrays)
         jaxpr = jax.make_jaxpr(partial(self.expression, **parameters))(*arrays)
         return _multilinear.bind(*arrays, jaxpr=jaxpr, operation=self, parameters=tuple(parameters.items()))
 

@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 
+from acmix_jax.tasks import create_task
 from acmix_jax.tasks.classification import Classification, smooth_labels
 
 
@@ -14,3 +17,11 @@ def test_the_config_forces_the_forms(config):
     for mixer in Classification.from_config(config).model.backbone.mixers:
         forms = mixer.keywords["shift_form"], mixer.keywords["attention_kind"].keywords["form"]
         assert forms == ("slices", "reference")
+
+
+def test_the_devices_of_a_run_choose_the_attention(config):
+    config.dtype = "bfloat16"
+    for platform, form in (("gpu", "kernel"), ("tpu", None)):
+        mesh = SimpleNamespace(devices=np.array([[SimpleNamespace(platform=platform)]]))
+        for mixer in create_task(config, mesh).model.backbone.mixers:
+            assert mixer.keywords["attention_kind"].keywords["form"] == form

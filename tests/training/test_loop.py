@@ -15,7 +15,7 @@ from acmix_jax.data import pipeline, prepare
 from acmix_jax.data.photos import Photo
 from acmix_jax.devices import sharding
 from acmix_jax.errors import UserError
-from acmix_jax.run import workdir
+from acmix_jax.run import lock, workdir
 from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.run.metrics import read_metrics
 from acmix_jax.tasks import create_task
@@ -83,21 +83,17 @@ def test_inspection_shows_the_learned_values(finished):
         assert (folder / picture).stat().st_size > 10_000
 
 
-def test_inspection_writes_elsewhere(finished, tmp_path):
+def test_a_workdir_that_is_held_stays_as_it_is(finished, monkeypatch):
     config, folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    out = tmp_path / "new" / "pictures"
-    inspect_checkpoint(config, folder, "latest", out)
-    assert {path.name for path in out.iterdir()} == {"curves.png", "alpha_beta.csv", "alpha_beta.png"}
+
+    def refuse(workdir):
+        raise UserError(f"{workdir.name} is held")
+
+    monkeypatch.setattr(lock, "held", refuse)
+    with pytest.raises(UserError, match=f"{folder.name} is held"):
+        train(config, folder, jax.devices()[:1])
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-
-
-@pytest.mark.parametrize("name", ["curves.png", "alpha_beta.csv", "alpha_beta.png"])
-def test_inspection_says_that_it_cannot_write(finished, tmp_path, name):
-    config, folder, _ = finished
-    (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=f"cannot write to '{tmp_path}' .*{name}.*; set another --out=DIR"):
-        inspect_checkpoint(config, folder, "latest", tmp_path)
 
 
 @pytest.mark.slow

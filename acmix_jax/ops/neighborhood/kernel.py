@@ -34,7 +34,7 @@ def kernel_attention(q, k, v, position, window_size, stride, dilation, interpret
     Under `jax.set_mesh`, each device computes its part of the batch. XLA cannot split a kernel: without a mesh, or if
     the batch does not divide over its devices, it gathers all arrays and every device computes the whole batch; under
     `jax.vmap` (batch_norm_groups), the batch is that of one call. JAX cannot lower a kernel in a program for several
-    platforms at once (`jax.export` with more than one).
+    platforms at once (`jax.export` with more than one), and a `jax.shard_map` around it needs `check_vma=False`.
 
     Args:
       interpret: for tests, a platform of KERNELS, whose kernel programs for CPUs compute with plain JAX.
