@@ -61,7 +61,7 @@ def evaluate_checkpoint(config, folder: Path, which: str) -> str:
         except flax.errors.FlaxError as error:
             reason, window = error, window_of(variables["params"])
             if window and BIAS_TABLE in str(error):
-                asked = config.acmix.window_size
+                asked = config.acmix.window_size or "the default"
                 reason = f"its windows are {window} pixels wide, not {asked}; set --config.acmix.window_size={window}"
             raise UserError(f"the checkpoint in {folder} does not fit {config.model}: {reason}") from error
     return f"{config.model} at step {step}: {evaluator.summary()}"

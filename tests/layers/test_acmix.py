@@ -110,7 +110,7 @@ def test_bias_of_the_position_has_no_gradient():
     with jax.enable_x64(True):
         x = jax.random.normal(jax.random.key(0), (1, 6, 6, 8))
         layer = acmix_jax.ACmix(8, dtype=jnp.float64)
-        params = jax.jit(layer.init)(jax.random.key(1), x)["params"]
+        params = jax.tree.map(jnp.float64, jax.jit(layer.init)(jax.random.key(1), x)["params"])
         gradient = jax.jit(jax.grad(lambda p: (layer.apply({"params": p}, x) ** 3).sum()))(params)
         gradient = gradient["attention"]["position"]
         assert np.abs(gradient["bias"]).max() < 1e-12 < 1e-3 < np.abs(gradient["kernel"]).max()

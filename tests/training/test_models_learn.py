@@ -82,7 +82,7 @@ def test_remat_has_the_same_parameters_and_gradients(name):
     with jax.enable_x64(True):
         for remat in (False, True):
             model = acmix_jax.create_model(name, num_classes=10, dtype=jnp.float64, remat=remat)
-            variables = jax.jit(model.init)(jax.random.key(0), images)
+            variables = jax.tree.map(jnp.float64, jax.jit(model.init)(jax.random.key(0), images))
             rngs = {"dropout": jax.random.key(1)}
 
             def loss(params, model=model, rest=variables, rngs=rngs):
