@@ -55,7 +55,7 @@ def check(name: str, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[s
 
 
 def _other_window(expected, tensors):
-    """What to set if all bias tables are for windows of one other size."""
+    """Hint to set the window, if all bias tables are for windows of one other size."""
     tables = [key for key in expected if key.endswith(BIAS_TABLE) and key in tensors]
     shapes = {(tensors[key].shape[:1], tensors[key].shape[1:] == expected[key][1:]) for key in tables}
     if len(shapes) != 1 or not all(*shapes):  # tables of other heads are those of another network

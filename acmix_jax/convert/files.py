@@ -18,7 +18,7 @@ _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # PyTorch since 1.6, and before
 
 
 def read_file(file: Path) -> Any:
-    """What a file of weights holds: tensors by name, or mappings with such mappings in them.
+    """Contents of a file of weights: tensors by name, or mappings with such mappings in them.
 
     Raises:
       UserError: it cannot be read, is no such file, is cut off, or holds more than weights; or the library that reads
@@ -60,7 +60,7 @@ def write_file(file: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def _no_weights(start):
-    """What a file with these first bytes is, if that is known and no file of weights."""
+    """Kind of a file with these first bytes, if that is known and no file of weights; None otherwise."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()  # the mark that Windows puts before text, and blanks
     if not start:
         return "is empty; copy or download it again"
@@ -122,7 +122,7 @@ def _read_torch(file, start):
 
 
 def _harmless():
-    """What training scripts save beside the weights, their arguments and scores; none of it can run code."""
+    """Types that training scripts save beside the weights, arguments and scores; none of them can run code."""
     scalar, array = (x.__reduce__()[0] for x in (np.float64(0), np.empty(0)))  # functions that NumPy keeps to itself
     parts = [(scalar, "scalar"), (array, "_reconstruct")]
     numpy = [(x, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core") for x, name in parts]

@@ -92,7 +92,7 @@ def _entries(content: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
 
 
 def _likely(entries, layouts) -> dict[_Place, tuple[int, int]]:
-    """How many names of the best layout each likely place has, and minus the index of that layout.
+    """Number of names of the best layout in each likely place, and minus the index of that layout.
 
     Places with less than a quarter of the names have other networks; those with less than half as many as the best
     place have parts of networks. An average of weights lacks running statistics, perhaps.

@@ -25,7 +25,7 @@ _BUFFERS = r"(.*\.)?(num_batches_tracked|relative_position_index|attn_mask)"
 
 
 class Converted(NamedTuple):
-    """What a state dict held.
+    """Contents of a state dict.
 
     Attributes:
       variables: NumPy arrays for `create_model(name, num_classes)`.

@@ -51,7 +51,7 @@ class OwnGradient:
         return (jax.jvp(self.definition, arrays, tangents)[1],)
 
     def defined_gradient(self, *arguments: jax.Array) -> tuple[jax.Array, ...]:
-        """What `backward` computes, by the definition, from (*arrays, gradient of out)."""
+        """Gradients of the arrays by the definition, as `backward` returns them, from (*arrays, gradient of out)."""
         *arrays, gradient = arguments
         return jax.vjp(self.definition, *arrays)[1](gradient)
 

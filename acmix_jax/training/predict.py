@@ -96,10 +96,10 @@ def _predictions(config, variables, paths) -> Iterator[Prediction]:
     """Predictions of the images that can be read, in order; those beyond the contact sheet without their pixels."""
     task, channels = create_task(config), input_channels(variables["params"])
     apply = jax.jit(lambda variables, images: jax.nn.softmax(task.predict(variables, {"image": images})))
-    variables, shown = jax.device_put(variables), 0
+    variables, shown, batch_size = jax.device_put(variables), 0, min(config.batch_size, len(paths))
     progress = Progress(len(paths), 0, batch_size=1, unit="image")
-    for done, batch in _batches(task, paths, channels, config.batch_size):
-        for prediction in _classify(apply, variables, batch, config.batch_size):
+    for done, batch in _batches(task, paths, channels, batch_size):
+        for prediction in _classify(apply, variables, batch, batch_size):
             yield prediction if shown < SHOWN else prediction._replace(pixels=None)
             shown += 1
         progress.update(done, progress.rate(done), "classified")
@@ -120,7 +120,7 @@ def _batches(task, paths, channels, batch_size):
 
 
 def _pixels(task, path, name, channels):
-    """What the network gets, uint8 `[H, W, channels]`; None for an image that cannot be read."""
+    """The network's input, uint8 `[H, W, channels]`; None for an image that cannot be read."""
     try:
         photo = photos.read(path, name)._replace(channels=channels)
         return task.change({"image": photo}, None)["image"]

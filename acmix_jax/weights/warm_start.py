@@ -84,7 +84,7 @@ def merge(fresh: Variables, trained: Variables) -> tuple[Variables, str]:
 
 
 def _other_window(fresh, trained):
-    """What to set if the trained weights are for attention windows of one other size."""
+    """Hint to set the window, if the trained weights are for attention windows of one other size."""
     tables = [path for path in fresh if path in trained and path.endswith(BIAS_TABLE)]
     sizes = {(table_window(len(trained[path])), table_window(len(fresh[path]))) for path in tables}
     if len(sizes) != 1:

@@ -1,4 +1,4 @@
-"""What is said about tensors that are not those of the model."""
+"""Messages about tensors that are not those of the model."""
 
 import ml_dtypes
 import numpy as np

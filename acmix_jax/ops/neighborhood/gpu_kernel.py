@@ -40,7 +40,7 @@ class Tiles(NamedTuple):
     stages: int
 
 
-# Fastest of 24 on an H200, in bfloat16 with windows of 7 (docs/notes/gpu_kernel.md), by channels of a head and stride.
+# Fastest on an H200, in bfloat16 with windows of 7 (docs/notes/gpu_kernel.md), by channels of a head and stride.
 _MEASURED = {
     (16, 1): (Tiles(4, 8, 64, 1, 2), Tiles(4, 8, 64, 1, 2), Tiles(4, 8, 32, 1, 2)),
     (32, 1): (Tiles(4, 8, 32, 1, 2), Tiles(4, 8, 32, 1, 2), Tiles(4, 4, 32, 1, 2)),
