@@ -40,6 +40,7 @@ def test_a_choice_among_many_has_a_short_message():
     ("error", "code"),
     [
         (UserError("lower x"), "error: lower x"),
+        (UserError("a library says\nmuch; lower x"), "error: a library says much; lower x"),
         (FileNotFoundError(2, "No such file", "a"), "error: [Errno 2] No such file: 'a'"),
         (KeyboardInterrupt(), 130),
     ],
