@@ -16,6 +16,7 @@ from acmix_jax.data.photos import CorruptImage, Photo
 from acmix_jax.errors import UserError
 
 CONTENTS = "dataset.json"
+PREPARE = "python -m acmix_jax.data.prepare"
 
 
 def shard_path(directory: Path, split: str, shard: int, shards: int) -> Path:
@@ -44,29 +45,33 @@ class RecordSource:
         """Opens split "train" or "test".
 
         Raises:
-          UserError: there are no prepared images, or shards are missing.
+          UserError: there are no prepared images, or shards are missing or corrupt.
         """
         path = Path(directory) / CONTENTS
         try:
             contents = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError) as error:
+            facts, self.classes = contents["splits"][split], contents["classes"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else f"it is corrupt or of another program, {error}"
             raise UserError(
-                f"cannot read {path} ({error}); make it with python -m acmix_jax.data.prepare --folder=IMAGES "
-                f"--out={directory or 'DIR'}, and set --config.data.dir to that"
+                f"cannot read {path} ({reason}); set --config.data.dir to a folder made by {PREPARE} --folder=IMAGES "
+                "--out=DIR"
             ) from error
-        facts = contents["splits"][split]
         shards = [shard_path(path.parent, split, i, facts["shards"]) for i in range(facts["shards"])]
         missing = [shard.name for shard in shards if not shard.exists()]
         if missing:
-            raise UserError(f"{len(missing)} files such as {missing[0]} are missing in {directory}; prepare it again")
-        self._directory, self.classes = directory, contents["classes"]
+            raise UserError(
+                f"{len(missing)} files such as {missing[0]} are missing in {directory}; make them again with {PREPARE}"
+            )
+        self._directory = directory
+        hint = f"empty the folder, and fill it again with {PREPARE}"  # which keeps the shards that are there
         try:
             self._records = grain.sources.ArrayRecordDataSource([str(shard) for shard in shards])
             count = len(self)
         except RuntimeError as error:
-            raise UserError(f"a {split} shard in {directory} is corrupt ({error}); prepare it again") from error
+            raise UserError(f"a {split} shard in {directory} is corrupt ({error}); {hint}") from error
         if count != facts["images"]:
-            raise UserError(f"{directory} has {count} {split} images of {facts['images']}; prepare it again")
+            raise UserError(f"{directory} has {count} {split} images instead of {facts['images']}; {hint}")
 
     @property
     def num_classes(self) -> int:
@@ -80,6 +85,6 @@ class RecordSource:
         try:
             data, label, name = msgpack.unpackb(self._records[index])
         except (RuntimeError, ValueError) as error:
-            reason = f"{error}; preparing it again mends it"
+            reason = f"{error}; empty the folder, and prepare it again"
             raise CorruptImage(f"image {index} in {self._directory} is corrupt ({reason})") from error
         return {"image": Photo(data, name), "label": np.int32(label)}

@@ -62,8 +62,8 @@ def prepare(folder: Path, out: Path, images_per_shard: int, threads: int, skip_d
         (out / "damaged.txt").write_text("".join(f"{name}\n" for name in corrupt), "utf-8")
     if corrupt and not skip_damaged:
         raise UserError(
-            f"{len(corrupt)} images such as {corrupt[0]} are corrupt or cannot be read; all are in "
-            f"{out / 'damaged.txt'}: replace them and start again, or add --skip-damaged"
+            f"{len(corrupt)} images such as {corrupt[0]} are corrupt or cannot be read, as listed in "
+            f"{out / 'damaged.txt'}; replace them and start again, or add --skip-damaged"
         )
     splits = {}
     for split, source in sources.items():
@@ -85,7 +85,8 @@ def _claim(out, sources, images_per_shard, skip_damaged):
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if (out / PLAN).exists() and json.loads((out / PLAN).read_text()) != plan:
+        before = json.loads((out / PLAN).read_text()) if (out / PLAN).exists() else plan
+        if before not in (plan, plan | {"skip_damaged": False}):  # shards without --skip-damaged are whole
             raise UserError(f"{out} holds shards of other images or options; choose another --out, or empty it")
         _replace(out / PLAN, json.dumps(plan) + "\n")
     except OSError as error:

@@ -83,8 +83,9 @@ def test_corrupt_images_are_listed_by_name_or_left_out(tmp_path):
     ):
         run(folder, tmp_path / "out")
     assert (tmp_path / "out" / "damaged.txt").read_text() == f"{corrupt}\n"
+    assert run(folder, tmp_path / "out", skip_damaged=True).startswith("8 training and 3 test images")  # as it says
     with pytest.raises(UserError, match="shards of other images or options; choose another --out"):
-        run(folder, tmp_path / "out", skip_damaged=True)
+        run(folder, tmp_path / "out")
     assert run(folder, tmp_path / "less", skip_damaged=True).startswith("8 training and 3 test images")
     (tmp_path / "less" / "damaged.txt").unlink()
     run(folder, tmp_path / "less", skip_damaged=True)  # what was stopped before its end knows of them from the shards
@@ -98,7 +99,7 @@ def test_all_images_that_cannot_be_read_are_listed(tmp_path, capfd):
     for name in ("china/2", "hopper/2"):
         (folder / "train" / f"{name}.jpg").symlink_to("nowhere.jpg")
     (folder / "val" / "flower" / "1.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"^3 images such as .*/train/china/2.jpg are corrupt or cannot be read; "):
+    with pytest.raises(UserError, match=r"^3 images such as .*/train/china/2.jpg are corrupt or cannot be read, "):
         run(folder, tmp_path / "out")
     said = capfd.readouterr().err
     for name in ("china/2", "hopper/2"):
@@ -152,7 +153,7 @@ def test_corrupt_shards_are_named(folder, tmp_path, settings):
     shard = tmp_path / "train-00001-of-00003.array_record"
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"a train shard in .* is corrupt .*; prepare it again"):
+    with pytest.raises(UserError, match=r"a train shard in .* is corrupt .*; empty the folder, and fill it again"):
         pipeline.open_source(settings, "train")
     middle_of_an_image = whole.index(b"\xff\xd8") + 300
     shard.write_bytes(whole[:middle_of_an_image] + b"flipped" + whole[middle_of_an_image + 7 :])
@@ -179,8 +180,15 @@ def test_mistakes_are_named(tmp_path, settings, folder):
     settings.source, settings.dir = "records", str(tmp_path)
     with pytest.raises(UserError, match=r"cannot read .*dataset.json .*acmix_jax.data.prepare"):
         pipeline.open_source(settings, "train")
+    (tmp_path / "dataset.json").write_text('{"labels": [["1.png", 5]]}')
+    with pytest.raises(
+        UserError, match=r"cannot read .*dataset.json \(it is corrupt or of another program, 'splits'\)"
+    ):
+        pipeline.open_source(settings, "train")
     settings.source = "folder"
-    with pytest.raises(UserError, match=r"no folder .*/train; set --config.data.dir to the one above it"):
+    with pytest.raises(
+        UserError, match=r"no folder .*/train; set --config.data.dir .* to one that holds train/ and val/"
+    ):
         pipeline.open_source(settings, "train")
     (tmp_path / "train" / "cat").mkdir(parents=True)
     with pytest.raises(UserError, match=r"no images in .*/train; it needs a folder for each class"):
