@@ -199,7 +199,8 @@ def _pixels(image, photo, shrink):
 
 
 def _too_large(photo, sides):
-    return CorruptImage(f"image {photo.name} is too large for the memory ({math.prod(sides or ()):,} pixels)")
+    amount = f"{math.prod(sides):,} pixels" if sides else f"{len(photo.data):,} bytes"  # None before the header is read
+    return CorruptImage(f"image {photo.name} is too large for the memory ({amount})")
 
 
 def _unscaled(photo, kind):

@@ -174,6 +174,9 @@ def test_what_does_not_fit_the_memory_is_not_called_corrupt(piece, monkeypatch):
     def fail(*_, **__):
         raise MemoryError
 
+    monkeypatch.setattr(photos.Image, "open", fail)
+    with pytest.raises(CorruptImage, match=rf"^image scan is too large for the memory \({len(png)} bytes\)$"):
+        photos.decode(Photo(png, "scan"))
     monkeypatch.setattr(photos.simplejpeg, "decode_jpeg", fail)
     with pytest.raises(CorruptImage, match=r"^image scan is too large for the memory \(35,581 pixels\)$"):
         photos.decode(Photo(encoded(piece), "scan"))
