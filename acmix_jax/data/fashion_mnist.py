@@ -31,9 +31,8 @@ def _read_idx(directory: Path, name: str) -> np.ndarray:
     path = next((p for p in (directory / f"{name}.gz", directory / name) if p.exists()), None)
     if path is None:
         raise UserError(
-            f"no {name}.gz in {str(directory)!r}; on Debian, apt-get install dataset-fashion-mnist puts it into "
-            "/usr/share/datasets/fashion-mnist; elsewhere, get the four files of github.com/zalandoresearch/"
-            "fashion-mnist and set --config.data.dir=FOLDER, or use a copy that TFDS prepared: "
+            f"no {name}.gz in {str(directory)!r}; set --config.data.dir to the four files of "
+            "github.com/zalandoresearch/fashion-mnist (Debian: apt-get install dataset-fashion-mnist), or "
             "--config.data.source=tfds:fashion_mnist"
         )
     try:

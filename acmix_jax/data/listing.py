@@ -115,7 +115,7 @@ def _entries(folder):
             return list(entries)
     except OSError as error:
         raise UserError(
-            f"cannot list the folder {printable(folder)} ({reason_of(error)}); mend or remove it"
+            f"cannot list the folder {printable(folder)} ({reason_of(error)}); make it readable, or remove it"
         ) from error
 
 

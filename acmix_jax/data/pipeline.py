@@ -117,8 +117,9 @@ class _Watched:
         except RuntimeError as error:
             if "Worker process" not in str(error):
                 raise
+            reason = str(error).partition(". ")[0]
             raise UserError(
-                f"a worker process of the input ended ({error}); if memory ran out, lower --config.data.workers; "
+                f"a worker process of the input ended ({reason}); if memory ran out, lower --config.data.workers; "
                 "the same command continues from the last checkpoint"
             ) from error
 
@@ -168,8 +169,8 @@ def _load(source, candidates, damaged, change, rng):
             example = {**change(source[index], rng), "index": np.int32(index)}
         except CorruptImage as error:
             if damaged == "fail":
-                raise UserError(f"{error}; mend or replace it, or set --config.data.damaged=skip") from error
+                raise UserError(f"{error}; repair or replace it, or set --config.data.damaged=skip") from error
             print(f"warning: {error}; using the next one", file=sys.stderr)
         else:
             return example if damaged == "fail" else {**example, "skipped_count": np.int32(skipped)}
-    raise UserError("every image is corrupt")
+    raise UserError("no image of the data can be read; see the warnings, and check --config.data.dir")

@@ -151,7 +151,7 @@ def test_a_class_whose_link_is_broken_is_named(root):
     """Without it, the labels of the classes behind it would change."""
     (root / "train/ant").symlink_to("/nowhere/ant")
     with pytest.raises(
-        UserError, match=r"cannot list the folder .*/train/ant \(it is a link that leads nowhere\); mend"
+        UserError, match=r"cannot list the folder .*/train/ant \(it is a link that leads nowhere\); make"
     ):
         open_folder(root)
 
@@ -190,7 +190,9 @@ def test_what_may_not_be_read_is_named(root, monkeypatch):
     with pytest.raises(CorruptImage, match=r"cat/0.jpg cannot be read \(Permission denied\)"):
         source[0]
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(UserError, match=r"cannot list the folder .*/train \(Permission denied\); mend or remove it"):
+    with pytest.raises(
+        UserError, match=r"cannot list the folder .*/train \(Permission denied\); make it readable, or remove it"
+    ):
         FolderSource(str(root), "train")
 
 

@@ -138,7 +138,7 @@ def test_a_file_that_cannot_be_read_is_as_a_corrupt_one(settings, tmp_path, capf
     (folder / "train" / "flower" / "0001.JPEG").unlink()  # index 3
     (folder / "train" / "flower" / "0001.JPEG").symlink_to("/nowhere/1.JPEG")
     settings.image_size = 8
-    with pytest.raises(UserError, match=r"0001.JPEG cannot be read \(it is a link that leads nowhere\); mend or"):
+    with pytest.raises(UserError, match=r"0001.JPEG cannot be read \(it is a link that leads nowhere\); repair or"):
         list(eval_batches(source, settings, 6))
     settings.damaged = "skip"
     (batch,) = itertools.islice(train_batches(source, settings, batch_size=6, seed=0), 1)

@@ -41,7 +41,7 @@ def test_fashion_mnist_reads_idx_files(tmp_path, suffix, opener):
 
 
 def test_absent_and_corrupt_files_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"no train-images-idx3-ubyte.gz .* dataset-fashion-mnist .*tfds:fashion"):
+    with pytest.raises(UserError, match=r"no train-images-idx3-ubyte.gz .* dataset-fashion-mnist.*tfds:fashion"):
         fashion_mnist.load("train", str(tmp_path))
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"no gzip")
     with pytest.raises(UserError, match=r"train-images-idx3-ubyte.gz is corrupt"):
