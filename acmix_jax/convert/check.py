@@ -46,7 +46,8 @@ def check(name: str, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[s
             f"{len(keys)} {what}: {first_few(keys, count, width=100 if 'shape' in what else 50)}"
             for what, keys in kinds.items()
         ]
-        raise UserError(f"the state dict is not one of {name}: {'; '.join(windows + lists + _other_places(found))}")
+        advice = _other_places(found) or ["name the model that it was saved from"] * (not windows)
+        raise UserError(f"the state dict is not one of {name}: {'; '.join(windows + lists + advice)}")
     if infinite := [key for key in both if not np.isfinite(tensors[key]).all()]:
         raise UserError(
             f"the state dict has values that are NaN or infinite in {first_few(infinite)}; "

@@ -117,7 +117,7 @@ def _read_torch(file, start):
         elif start.startswith(_PICKLE):
             reason = "it is cut off, corrupt or of another kind; copy or download it again"
         else:
-            reason = "it is corrupt or of another kind"
+            reason = "it is corrupt or of another kind; name a PyTorch or safetensors file of weights"
         raise UserError(f"{file} is not a PyTorch file of weights only: {reason}") from error
 
 

@@ -51,14 +51,16 @@ def find(content: Any, layouts: Sequence[AbstractSet[str]], key: str | None = No
     """
     entries = list(_entries(content))
     if not entries:
-        raise UserError("there are no tensors by name in it; it has to be a state dict, or to hold one")
+        raise UserError("there are no tensors by name in it; save the state dict of the model (model.state_dict())")
     likely = _likely(entries, layouts)
     if key is not None:
         entries = [entry for entry in entries if f".{key}." in f".{entry[0]}.{entry[1]}"]
         if not entries:
             labels = {_label(place, likely) for place in likely} - {""}
             if not labels:
-                raise UserError(f"there is no key {key!r} with weights of this model; leave key out")
+                raise UserError(
+                    f"there is no key {key!r} with weights of this model; leave key (--key in the command) out"
+                )
             check_choice("key", key, sorted(labels))
         likely = _likely(entries, layouts)
 

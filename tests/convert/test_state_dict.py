@@ -101,7 +101,8 @@ def test_every_difference_is_listed():
         from_torch("acmix_resnet14_stem1", tensors)
     assert str(error.value) == (
         "the state dict is not one of acmix_resnet14_stem1: 2 missing: bn1.running_mean, layer1.0.conv2.rate1; "
-        "1 left over: layer1.0.conv2.dep_conv.bias; 1 of another shape: fc.weight (10, 511) instead of (10, 512)"
+        "1 left over: layer1.0.conv2.dep_conv.bias; 1 of another shape: fc.weight (10, 511) instead of (10, 512); "
+        "name the model that it was saved from"
     )
 
 
