@@ -82,8 +82,10 @@ def parse_flags(arguments: list[str]) -> list[str]:
                 if "=" not in argument and FIELDS[field[1]].default is None:
                     raise UserError(f"{argument} needs its value behind =, such as {argument}=None")
         rest = flags.FLAGS(arguments)
-        if (not WORKDIR.value or "://" in WORKDIR.value) and MODE.value != "benchmark_input":
-            raise UserError(f"--workdir={WORKDIR.value or ''} is no folder of this machine; set --workdir=DIR")
+        if not WORKDIR.value and MODE.value != "benchmark_input":
+            raise UserError("--workdir=DIR is missing, such as --workdir=runs/digits")
+        if WORKDIR.value and "://" in WORKDIR.value:
+            raise UserError(f"--workdir={WORKDIR.value} is no folder of this machine; set --workdir=DIR")
         if CONFIG.value:
             check_config(CONFIG.value)
             expand_paths(CONFIG.value)

@@ -184,8 +184,8 @@ def default_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(tree)
 
 
-def restore_config(saved: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """The config of an earlier run from its config.json; fields that were added later get their defaults.
+def restore_config(saved: Mapping[str, Any], folder: Path = Path()) -> ml_collections.ConfigDict:
+    """The config of an earlier run in `folder`, from its config.json; fields that were added later get their defaults.
 
     Raises:
       UserError: a value is of another type than the field.
@@ -194,7 +194,7 @@ def restore_config(saved: Mapping[str, Any]) -> ml_collections.ConfigDict:
     try:
         config.update(saved)
     except TypeError as error:
-        raise UserError(f"config.json is corrupt or of another version: {error}") from error
+        raise UserError(f"{folder / 'config.json'} is corrupt or of another version ({error}); restore it") from error
     return config
 
 
@@ -288,11 +288,11 @@ def _check_images(config):
 
 
 def _check_batch(config):
-    if config.batch_size % config.accumulate:
-        raise UserError(f"--config.accumulate={config.accumulate} does not divide batch_size={config.batch_size}")
-    images = config.batch_size // config.accumulate
-    if images % config.batch_norm_groups:
+    batch_size, passes, groups = config.batch_size, config.accumulate, config.batch_norm_groups
+    if batch_size % passes:
+        raise UserError(f"--config.accumulate={passes} does not divide batch_size={batch_size}; use a divisor of it")
+    if (images := batch_size // passes) % groups:
         raise UserError(
-            f"--config.batch_norm_groups={config.batch_norm_groups} does not divide the {images} images that go "
-            "through the model at once"
+            f"--config.batch_norm_groups={groups} does not divide the {images} images of a pass (batch_size / "
+            "accumulate); use a divisor of their number"
         )

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from pathlib import Path
 
 import pytest
 
@@ -110,8 +111,8 @@ def test_only_a_field_with_that_default_may_be_none(name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 64, "accumulate": 3}, "accumulate=3 does not divide batch_size=64"),
-        ({"accumulate": 4, "batch_norm_groups": 32}, "batch_norm_groups=32 does not divide the 16 images"),
+        ({"batch_size": 64, "accumulate": 3}, "accumulate=3 does not divide batch_size=64; use a divisor"),
+        ({"accumulate": 4, "batch_norm_groups": 32}, "batch_norm_groups=32 does not divide the 16 images of a pass"),
         ({"data.random_crop": True}, "data.image_size=0 leaves images of several sizes"),
         ({"data.image_size": 384, "data.eval_resize": 256}, "eval_resize=256 is less than image_size=384"),
         ({"distributed.process_id": 1}, "process_id=1 counts from 0; use a number below num_processes=1"),
@@ -194,9 +195,15 @@ def test_another_value_is_no_resume(old_run, name, value):
         workdir.prepare(old_run, with_value(name, value), 1437, {})
 
 
+def test_a_config_of_another_recipe_is_told_in_short(old_run):
+    with pytest.raises(UserError, match=r" and \d+ more\); choose another --workdir or that run's config$") as error:
+        workdir.prepare(old_run, imagenet.get_config("acmix_resnet50"), 1437, {})
+    assert len(str(error.value)) < 350 + len(str(old_run))
+
+
 def test_a_value_of_another_type_is_a_corrupt_config():
-    with pytest.raises(UserError, match="config.json is corrupt or of another version: .*batch_size"):
-        restore_config({"batch_size": "many"})
+    with pytest.raises(UserError, match="old/config.json is corrupt or of another version .*batch_size"):
+        restore_config({"batch_size": "many"}, Path("old"))
 
 
 def test_configs_do_not_share_values():

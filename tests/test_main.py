@@ -157,7 +157,16 @@ def test_training_keeps_compiled_programs_unless_a_folder_is_chosen(command, cho
 def test_a_mistake_prints_that_line_alone(tmp_path):
     code, error = run("--mode=inspect", f"--workdir={tmp_path / 'run'}")
     assert code == 1
-    assert error == f"error: '{tmp_path}/run' holds neither a run nor weights that were converted or folded\n"
+    assert error == f"error: '{tmp_path}/run' holds neither a run nor converted or folded weights; check the path\n"
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_a_run_needs_a_folder(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["main.py", DIGITS])
+    message = "^error: --workdir=DIR is missing, such as --workdir=runs/digits$"
+    with flagsaver.flagsaver(), pytest.raises(SystemExit, match=message):
+        main.parse_flags(sys.argv)
 
 
 def test_a_bucket_is_not_taken_for_a_folder():
@@ -170,4 +179,4 @@ def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     code, error = run(DIGITS, f"--workdir={tmp_path / 'file' / 'run'}")
     assert code == 1
-    assert error == f"error: cannot write to workdir '{tmp_path}/file/run' (Not a directory); choose another\n"
+    assert error == f"error: cannot write to '{tmp_path}/file/run' (Not a directory); choose another --workdir\n"

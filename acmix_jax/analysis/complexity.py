@@ -84,7 +84,7 @@ def complexity(
     fields = FAMILIES[parsed.family].fields if parsed.is_acmix else ()
     model = create_model(name, num_classes, **acmix, **{k: form for k, form in _DEFINITION.items() if k in fields})
     if image_size < 1:
-        raise UserError(f"an image of {image_size}x{image_size} pixels has none; use a larger size")
+        raise UserError(f"image_size={image_size} is not valid; use a whole number from 1")
     images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
     # One trace gives both: init_with_output applies the model, and drawing the parameters takes no products.
     trace = jax.make_jaxpr(model.init_with_output, return_shape=True)

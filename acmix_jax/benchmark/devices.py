@@ -110,7 +110,8 @@ def devices_of(target: str) -> list[jax.Device]:
     try:
         topology = _tpu_slice(target) if backend == "tpu" else _gpus(target)
     except RuntimeError as error:
-        raise UserError(f"target {target} is not possible: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"target {target} is not possible: {reason}; use one such as {', '.join(TARGETS)}") from error
     return topology.devices
 
 

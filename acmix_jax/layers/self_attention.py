@@ -68,7 +68,9 @@ class SelfAttention(nn.Module):
     def project(self, x: jax.Array, tokens: jax.Array | None, all_pieces: bool = False) -> Projected:
         """Stage I; call it from a compact method, as `attend`."""
         if self.features % self.num_heads:
-            raise UserError(f"features={self.features} is not divisible by num_heads={self.num_heads}")
+            raise UserError(
+                f"num_heads={self.num_heads} does not divide features={self.features}; use a divisor of {self.features}"
+            )
         projection = Projection(
             self.qkv_heads,
             self.features // self.num_heads,

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from acmix_jax.devices import processes
-from acmix_jax.errors import UserError
+from acmix_jax.errors import UserError, first_few
 
 
 @jax.jit
@@ -119,7 +119,7 @@ class Checkpoints:
             self._manager.reload()
             return restored.state
         if corrupt:
-            reasons = "; ".join(f"{step}: {reason}" for step, reason in corrupt.items())
+            reasons = first_few((f"{step}: {reason}" for step, reason in corrupt.items()), count=2, width=120)
             raise UserError(f"no checkpoint in {self._directory} can be read ({reasons}); choose another --workdir")
         return None
 
@@ -138,8 +138,8 @@ class Checkpoints:
         best = self._manager.best_step() if self._best else None
         step = {"latest": max(steps, default=None), "best": best}.get(which, which)
         if str(step) not in map(str, steps):
-            existing = f"it has {', '.join(map(str, sorted(steps)))}" if steps else "it has none; train first"
-            raise UserError(f"no checkpoint {which!r} in {self._directory}; {existing}")
+            existing = f"set --checkpoint to one of its steps: {first_few(map(str, sorted(steps)), count=6)}"
+            raise UserError(f"no checkpoint {which!r} in {self._directory}; {existing if steps else 'train first'}")
         folder = self._directory / str(step) / "state"
         try:
             with ocp.PyTreeCheckpointer() as reader:
@@ -149,7 +149,7 @@ class Checkpoints:
                 as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
                 restored = reader.restore(folder, ocp.args.PyTreeRestore(wanted, as_numpy, partial_restore=True))
         except Exception as error:  # Orbax raises many types for files that it cannot read
-            raise UserError(f"cannot read {folder} ({_reason(error)})") from error
+            raise UserError(f"cannot read {folder} ({_reason(error)}); choose another checkpoint") from error
         return int(step), {"params": restored[params], **restored["model_state"]}
 
     def __enter__(self) -> "Checkpoints":

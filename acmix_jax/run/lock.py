@@ -26,7 +26,7 @@ def held(workdir: Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / "lock").open("a+")
     except OSError as error:
-        raise UserError(f"cannot write to workdir {str(workdir)!r} ({error.strerror}); choose another") from error
+        raise UserError(f"cannot write to {str(workdir)!r} ({error.strerror}); choose another --workdir") from error
     with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

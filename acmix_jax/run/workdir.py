@@ -51,7 +51,7 @@ def prepare(
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is corrupt ({error}); choose another --workdir") from error
     except OSError as error:
-        raise UserError(f"cannot write to workdir {str(workdir)!r} ({error.strerror}); choose another") from error
+        raise UserError(f"cannot write to {str(workdir)!r} ({error.strerror}); choose another --workdir") from error
 
 
 def check_classes(folder: Path, classes: Sequence[str] | None) -> None:
@@ -104,7 +104,7 @@ def config_to_look_with(workdir: Path, given: Any | None) -> Any:
     if given is None and own is None:
         raise UserError(f"{hint} classes and no config; set --config=FILE")
     if given is None:
-        return restore_config(own)
+        return restore_config(own, workdir)
     given = follow_data(given, facts["num_classes"])
     if own is not None:
         _check_same(workdir, own, given, "batch_size")
@@ -127,6 +127,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     Raises:
       UserError: it is neither a workdir nor a folder of weights.
     """
+    hint = "restore it, or choose another folder"
     for name in (WEIGHTS, "config.json"):
         try:
             saved = json.loads((folder / name).read_text())
@@ -138,10 +139,10 @@ def read_facts(folder: Path) -> dict[str, Any]:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except KeyError as error:
-            raise UserError(f"{folder / name} has no {error}: it is corrupt or of another version") from error
+            raise UserError(f"{folder / name} has no {error}: it is corrupt or of another version; {hint}") from error
         except (OSError, json.JSONDecodeError) as error:
-            raise UserError(f"cannot read {folder / name} ({error})") from error
-    raise UserError(f"{str(folder)!r} holds neither a run nor weights that were converted or folded")
+            raise UserError(f"cannot read {folder / name} ({error}); {hint}") from error
+    raise UserError(f"{str(folder)!r} holds neither a run nor converted or folded weights; check the path")
 
 
 def environment_of(folder: Path) -> dict[str, Any]:
@@ -180,12 +181,12 @@ def _config_in(saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_same(workdir: Path, saved: dict[str, Any], config: Any, *ignored: str) -> None:
-    old, new = flatten(restore_config(saved).to_dict()), flatten(config.to_dict())
+    old, new = flatten(restore_config(saved, workdir).to_dict()), flatten(config.to_dict())
     changes = [
         f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not may_change(key) and key not in ignored
     ]
     if changes:
-        raise UserError(f"workdir {str(workdir)!r} holds a run of another config ({'; '.join(changes)}); "
+        raise UserError(f"workdir {str(workdir)!r} holds a run of another config ({first_few(changes, width=80)}); "
                         "choose another --workdir or that run's config")  # fmt: skip

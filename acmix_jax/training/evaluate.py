@@ -59,7 +59,8 @@ def evaluate_checkpoint(config, folder: Path, which: str) -> str:
         try:
             evaluate(make_predict(task, evaluator.keys, mesh), variables, evaluator, mesh)
         except flax.errors.FlaxError as error:
-            reason, window = error, window_of(variables["params"])
+            reason, window = str(error).partition(". (https://")[0], window_of(variables["params"])
+            reason += "; use the config that it was trained with"
             if window and BIAS_TABLE in str(error):
                 asked = config.acmix.window_size or "the default"
                 reason = f"its windows are {window} pixels wide, not {asked}; set --config.acmix.window_size={window}"

@@ -94,16 +94,16 @@ def parse_factors(text: str) -> list[tuple[str, float]]:
     Raises:
       UserError: a part has not this form, or its regex or factor is invalid.
     """
-    factors = []
+    factors, hint = [], "use REGEX=FACTOR, such as ^backbone/=0.1"
     for part in text.split():
         pattern, separator, number = part.rpartition("=")
         try:
             factor = float(number)
             re.compile(pattern)
         except (ValueError, re.error) as error:
-            raise UserError(f"--config.optimizer.lr_factors has {part!r} ({error}); use REGEX=FACTOR") from error
+            raise UserError(f"--config.optimizer.lr_factors has {part!r} ({error}); {hint}") from error
         if not (separator and pattern and 0 <= factor < float("inf")):
-            raise UserError(f"--config.optimizer.lr_factors has {part!r}; use REGEX=FACTOR, such as ^backbone/=0.1")
+            raise UserError(f"--config.optimizer.lr_factors has {part!r}; {hint}")
         factors.append((pattern, factor))
     return factors
 

@@ -77,7 +77,9 @@ def _paths(images):
     if images.is_file():
         return {printable(images.name): images}
     if not images.is_dir():
-        raise UserError(f"--images={printable(str(images))} is neither a file nor a folder")
+        raise UserError(
+            f"--images={printable(str(images))} is neither a file nor a folder; set it to a file or a folder of images"
+        )
     left_out = LeftOut()
     paths = {printable(name): images / name for name in _below(images, left_out)}
     if said := str(left_out):

@@ -39,7 +39,7 @@ def fold(variables: Variables, largest_composed: int | None = None) -> Variables
       UserError: they are folded already; or heads share a shift kernel.
     """
     if "folded" in variables:
-        raise UserError("these variables are folded already")
+        raise UserError("these variables are folded already; use them as they are")
     flat = {path: np.asarray(leaf) for path, leaf in flax.traverse_util.flatten_dict(variables).items()}
     modules = {path[1:i] for path in flat for i in range(1, len(path))}  # () is the root, which may be a layer alone
     for path in sorted(modules):

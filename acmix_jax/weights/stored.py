@@ -29,7 +29,7 @@ def read_trainable(folder: Path, which: str = "latest", best: str | None = None)
     with Checkpoints(folder / "checkpoints", best, read_only=True) as checkpoints:
         step, variables = checkpoints.read_variables(which)
     if "folded" in variables:
-        raise UserError(f"{folder} holds folded weights, which only --mode=eval can use; "
+        raise UserError(f"{folder} holds folded weights, which only --mode=eval and predict can use; "
                         "use the folder that they were folded from")  # fmt: skip
     return step, variables
 
@@ -73,7 +73,7 @@ def fold_checkpoint(folder: Path, which: str, out: Path) -> str:
       UserError: no such checkpoint, it is folded already, it has nothing to fold, or `out` cannot be written.
     """
     facts = workdir.read_facts(folder)
-    best = best_metric(restore_config(facts["config"])) if "config" in facts else None
+    best = best_metric(restore_config(facts["config"], folder)) if "config" in facts else None
     step, variables = read_trainable(folder, which, best)
     folded = fold(variables)
     if "folded" not in folded:

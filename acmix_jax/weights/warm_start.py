@@ -66,7 +66,7 @@ def merge(fresh: Variables, trained: Variables) -> tuple[Variables, str]:
             problems.append(f"{path} is missing")
     problems += [f"{path} is left over" for path in trained if path not in fresh and path not in dropped]
     if problems or windows:
-        few = [first_few(problems, count=8, width=100)] if problems else []
+        few = [first_few(problems, count=5, width=100)] if problems else []
         raise UserError(f"the weights do not fit: {'; '.join(windows + few)}")
 
     if other_task:

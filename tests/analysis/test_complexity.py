@@ -275,7 +275,7 @@ def test_prints_and_writes_a_table(monkeypatch, capsys, tmp_path):
     [
         ("--model=acmix_resnet5", "error: unknown model 'acmix_resnet5'; did you mean acmix_resnet50"),
         ("--image-size=16", "error: images of 16x16 pixels are too small for this ResNet"),
-        ("--image-size=0", "error: an image of 0x0 pixels has none"),
+        ("--image-size=0", "error: image_size=0 is not valid; use a whole number from 1"),
         ("--csv=/dev/null/x.csv", "error: "),
     ],
 )

@@ -92,8 +92,8 @@ def test_a_v4_chip_is_one_device(asked, monkeypatch):
 
 def test_a_slice_that_the_compiler_refuses_is_a_mistake_of_the_user(monkeypatch, asked):
     def refuse(**_):
-        raise RuntimeError("not divisible")
+        raise RuntimeError("not divisible\nby 3")
 
     monkeypatch.setattr(topologies, "get_topology_desc", refuse)
-    with pytest.raises(UserError, match="target v5e:3x7 is not possible: not divisible"):
+    with pytest.raises(UserError, match="target v5e:3x7 is not possible: not divisible; use one such as cpu, h100, "):
         devices.devices_of("v5e:3x7")

@@ -154,7 +154,7 @@ def test_shift_init_can_be_turned_off():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"features": 10}, "features=10 is not divisible by num_heads=4"),
+        ({"features": 10}, "num_heads=4 does not divide features=10; use a divisor of 10"),
         ({"features": 8, "paths": "atention"}, "did you mean attention"),
         ({"features": 8, "kernel_size": 2}, "kernel_size=2 has no centre"),
         ({"features": 8, "shift_form": "slice"}, "did you mean slices"),

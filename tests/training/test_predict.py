@@ -14,6 +14,7 @@ from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.tasks import create_task
 from acmix_jax.training import predict
 from acmix_jax.training.predict import predict_images
+from acmix_jax.weights.stored import fold_checkpoint
 from configs import digits
 from tests.networks import draw
 
@@ -99,9 +100,21 @@ def test_many_images_keep_few_pixels(run, images, tmp_path, monkeypatch):
     assert len(rows_of(tmp_path / "out")) == 6
 
 
+def test_folded_weights_classify_alike(run, images, tmp_path):
+    config, folder, _ = run
+    fold_checkpoint(folder, "latest", tmp_path / "folded")
+    for weights in (folder, tmp_path / "folded"):
+        predict_images(config, weights, "latest", images / "a.png", tmp_path / f"of_{weights.name}")
+    of_run, of_folded = (rows_of(tmp_path / f"of_{name}") for name in (folder.name, "folded"))
+    assert [row["class1"] for row in of_run] == [row["class1"] for row in of_folded]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("absent", "--images=.*absent is neither a file nor a folder"), ("empty", "no images in .*empty; set --images")],
+    [
+        ("absent", "--images=.*absent is neither a file nor a folder; set it to"),
+        ("empty", "no images in .*empty; set --images"),
+    ],
 )
 def test_images_that_do_not_exist_are_told(run, tmp_path, name, message):
     (tmp_path / "empty").mkdir()

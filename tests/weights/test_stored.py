@@ -57,7 +57,7 @@ def test_a_head_that_is_taken_over_should_have_the_same_classes(tmp_path, capsys
 def test_folded_weights_cannot_be_trained(tmp_path):
     write("resnet14_stem1", 7, tmp_path / "run")
     fold_checkpoint(tmp_path / "run", "latest", tmp_path / "folded")
-    with pytest.raises(UserError, match="folded weights, which only --mode=eval can use"):
+    with pytest.raises(UserError, match="folded weights, which only --mode=eval and predict can use"):
         read_trainable(tmp_path / "folded")
 
 
@@ -70,7 +70,7 @@ def test_plain_swin_has_nothing_to_fold(tmp_path):
 
 def test_weights_of_no_run_have_no_best_checkpoint(tmp_path):
     write("swin_micro_patch2", 3, tmp_path)
-    with pytest.raises(UserError, match="no checkpoint 'best' in .*; it has 3"):
+    with pytest.raises(UserError, match="no checkpoint 'best' in .*; set --checkpoint to one of its steps: 3"):
         read_trainable(tmp_path, "best")
 
 

@@ -66,7 +66,7 @@ def neighborhood_attention(
     if window_size % 2 == 0:
         raise UserError(f"window_size={window_size} has no centre pixel; use an odd number")
     if form is not None:
-        check_choice("form of the attention", form, FORMS)
+        check_choice("form of attention", form, FORMS)
     height, width = q.shape[1:3]
 
     def attend(form, q, k, v, position):
