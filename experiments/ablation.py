@@ -48,7 +48,7 @@ def run_table(arguments: argparse.Namespace, description: str, rows: dict[str, d
     if arguments.seeds < 1:
         raise UserError(f"--seeds={arguments.seeds} runs nothing; use at least 1")
     if not (chosen := [name for name in rows if arguments.rows in name]):
-        raise UserError(f"--rows={arguments.rows} is in no name of a row: {', '.join(rows)}")
+        raise UserError(f"--rows={arguments.rows} is part of no row's name; choose among: {', '.join(rows)}")
     common, folder = dict(field.split("=", 1) for field in fields), arguments.runs or arguments.out / "runs"
     runs = {
         name: [run_with({**common, **own, "seed": s}, arguments.config, folder) for s in range(arguments.seeds)]

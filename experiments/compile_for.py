@@ -238,7 +238,7 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
     for program in programs:
         check_choice("program", program, PROGRAMS)
     if arguments.batch < 1:
-        raise UserError(f"--batch={arguments.batch} images a device are none; use at least 1")
+        raise UserError(f"--batch={arguments.batch} compiles nothing; use at least 1")
     same = (arguments.target, arguments.batch, arguments.img_size, arguments.dtype, arguments.fsdp, arguments.set)
     jobs = [Job(model, program, *same) for model in models for program in programs]
     for model in models:

@@ -88,7 +88,7 @@ def measured_rows(folders: list[Path]) -> list[dict[str, Any]]:
         total = max(1, round(config["num_epochs"] * images / config["batch_size"])) if config else 0
         top1 = [row["eval_top1"] for row in read_metrics(folder) if "eval_top1" in row and row["step"] >= total]
         if not top1 or not config:
-            raise UserError(f"{folder} is no finished run; use workdirs of main.py")
+            raise UserError(f"{folder} is no finished run; finish it with the command that started it, or leave it out")
         data = config["data"]
         size, channels = _GREY.get(data["source"], (data["image_size"], 3))
         fields = config["acmix"] if parse_name(facts["model"]).is_acmix else {}

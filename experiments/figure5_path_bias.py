@@ -69,7 +69,7 @@ def read(folder: Path, images: int, photo: Photo | None) -> Run:
     except CorruptImage:
         raise
     except UserError as error:
-        print(f"{folder}: share of the paths not measured ({error})", file=sys.stderr)
+        print(f"warning: the share of each path is not measured for {folder} ({error})", file=sys.stderr)
         measured = {}, {}, None
     return Run(folder, group, title, config.get("seed", ""), step, layers, *measured)
 

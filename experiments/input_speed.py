@@ -108,7 +108,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, list[float]]:
                 command += [f"--seconds={arguments.seconds}", "--one", name, folder]
                 result = subprocess.run(command, capture_output=True, text=True, env=environment)
                 if result.returncode:
-                    raise UserError(f"{name}: {result.stderr.strip().splitlines()[-1]}")
+                    reason = (result.stderr.strip().splitlines() or ["no message"])[-1][:200]
+                    raise UserError(f"{name} ended with code {result.returncode}: {reason}")
                 rates[name].append(float(result.stdout.split()[-1]))
     return rates
 
@@ -125,11 +126,11 @@ def main() -> None:
     if arguments.one:  # in an interpreter that may have TensorFlow only
         print(time_one(arguments.one[0], Path(arguments.one[1]), arguments.seconds))
         return
-    from acmix_jax.config import local_path
+    from acmix_jax.config import expand_path
     from acmix_jax.errors import one_line_errors
 
     with one_line_errors():
-        write(local_path(arguments.out), measure(arguments))
+        write(Path(expand_path(arguments.out)), measure(arguments))
 
 
 def write(folder: Path, rates: dict[str, list[float]]) -> None:

@@ -101,7 +101,8 @@ def count(layer: Layer, kernel: str, dtype: str) -> dict:
         command = [sys.executable, "-m", "experiments.kernel_cycles", f"--job={layer},{kernel},{dtype}"]
         child = subprocess.run(command, capture_output=True, text=True, env=os.environ | flags)
         if child.returncode:
-            raise UserError(f"{layer} {kernel}: {(child.stderr.strip().splitlines() or ['no message'])[-1][:200]}")
+            reason = (child.stderr.strip().splitlines() or ["no message"])[-1][:200]
+            raise UserError(f"{layer} {kernel} ended with code {child.returncode}: {reason}")
         seconds = time.perf_counter() - start
         schedules = tpu_schedule.read_schedules(Path(folder))
     schedule = max(schedules, key=lambda schedule: schedule.bundles)  # the others are copies

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from acmix_jax.errors import UserError
+from acmix_jax.errors import UserError, first_few
 
 MAIN = Path(__file__).parent.parent / "main.py"
 
@@ -124,4 +124,5 @@ def check_ended(stopped: threading.Event, failed: list[Run]) -> None:
     if stopped.is_set():
         raise UserError("stopped; the same command continues")
     if failed:
-        raise UserError(f"{len(failed)} runs failed; see {', '.join(str(run.folder / 'log.txt') for run in failed)}")
+        logs = first_few((str(run.folder / "log.txt") for run in failed), width=200)
+        raise UserError(f"{len(failed)} runs failed; see {logs}")

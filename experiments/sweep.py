@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from acmix_jax.analysis import alpha_beta
 from acmix_jax.config import local_path
-from acmix_jax.errors import UserError, one_line_errors
+from acmix_jax.errors import UserError, first_few, one_line_errors
 from acmix_jax.run.metrics import read_metrics
 from experiments import results
 from experiments.runs import Run, run_all, run_with
@@ -30,7 +30,7 @@ def function_of(config: str, name: str) -> Callable:
     """The function of that name in a config file; raises a UserError if there is none."""
     path = Path(config.partition(":")[0])
     if not path.is_file():
-        raise UserError(f"--config={config}: no such file")
+        raise UserError(f"--config={config} is no file; name one such as configs/sweep_digits.py")
     spec = importlib.util.spec_from_file_location("swept_config", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -46,8 +46,9 @@ def runs_of(config: str, workdir: Path) -> list[Run]:
       UserError: no such file, it has no `sweep`, or it yields the same settings twice.
     """
     runs = [run_with(settings, config, workdir) for settings in function_of(config, "sweep")()]
-    if len({run.folder for run in runs}) < len(runs):
-        raise UserError(f"sweep() of {config} yields the same settings twice")
+    folders = [run.folder.name for run in runs]
+    if twice := [name for name in dict.fromkeys(folders) if folders.count(name) > 1]:
+        raise UserError(f"sweep() of {config} yields {first_few(twice, width=100)} twice; remove one of each")
     return runs
 
 

@@ -98,7 +98,7 @@ def main() -> None:
     arguments = parser.parse_args()
     networks = plain_networks(arguments.networks)
     if not all(batch.isdigit() and int(batch) for batch in arguments.batches.split(",")):
-        raise UserError(f"--batches={arguments.batches} are no numbers of images, such as 1,4,16")
+        raise UserError(f"--batches={arguments.batches} is not valid; use numbers of images such as 1,4,16")
     arguments.out.mkdir(parents=True, exist_ok=True)
     table = results.Table(arguments.out / "inference.csv", COLUMNS)
     here = {"img_size": arguments.img_size, "dtype": arguments.dtype, "device": device_name()}

@@ -21,7 +21,7 @@ def test_layers_are_those_of_resnet50():
 def test_a_compiler_that_fails_is_told_with_its_last_line(monkeypatch):
     failed = SimpleNamespace(returncode=1, stderr="a traceback\nRan out of memory in memory space vmem\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(UserError, match=r"64@56 forward: Ran out of memory in memory space vmem"):
+    with pytest.raises(UserError, match=r"64@56 forward ended with code 1: Ran out of memory in memory space vmem"):
         kernel_cycles.count(LAYERS["64@56"], "forward", "bfloat16")
 
 

@@ -98,7 +98,8 @@ def test_printed_commands_are_those_of_unfinished_runs(make, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("x = 1", "has no function sweep"), ("def sweep(): yield from [{'seed': 1}] * 2", "twice")]
+    ("text", "message"),
+    [("x = 1", "has no function sweep"), ("def sweep(): yield from [{'seed': 1}] * 2", "seed=1 twice; remove one")],
 )
 def test_mistakes_end_with_one_line(tmp_path, monkeypatch, text, message):
     (tmp_path / "config.py").write_text(text)

@@ -103,7 +103,7 @@ def test_intervals_that_overlap_are_said_to(run, tmp_path, monkeypatch):
 def test_some_rows_only(run, tmp_path):
     run("--rows=good")
     assert [row[0] for row in table(tmp_path / "out")[1:]] == ["a good one"]
-    with pytest.raises(SystemExit, match="--rows=ugly is in no name of a row: a good one, a bad one"):
+    with pytest.raises(SystemExit, match="--rows=ugly is part of no row's name; choose among: a good one, a bad one"):
         run("--rows=ugly")
     run("--rows=bad")  # the others stay
     assert [row[0] for row in table(tmp_path / "out")[1:]] == ["a good one", "a bad one"]
