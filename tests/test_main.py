@@ -70,7 +70,7 @@ def command(tmp_path, monkeypatch):
             [DIGITS, "--config.drop_path=15"],
             "drop_path=15 is not valid; use a number from 0 to 1 other than 1, or None",
         ),
-        ([DIGITS, "--config.init_from=README.md"], "'README.md' holds neither a run nor weights"),
+        ([DIGITS, "--config.init_from=README.md"], "'README.md' holds neither a run nor converted or folded weights"),
         ([DIGITS, "--config.optimizer.no_decay=("], "missing ), unterminated subpattern"),
         ([DIGITS, "--config.data.num_classes=9"], "the data has 10 classes, the model 9; set --config.data"),
         ([DIGITS, "--config.data.damaged=skp"], "--config.data.damaged=skp is not valid; use fail or skip"),
@@ -94,9 +94,9 @@ def command(tmp_path, monkeypatch):
         ([DIGITS, "--config.batch_size=60"], "not divisible by the 8 devices; set --config.batch_size=56 or 64"),
         ([DIGITS, "--config.dtype=float23"], "--config.dtype=float23 is not valid; use float32 or bfloat16"),
         ([DIGITS, "--config.data.source=fashion_mnist", "--config.data.dir=nowhere"], "dataset-fashion-mnist"),
-        ([DIGITS, "--mode=eval"], "'{run}' holds neither a run nor weights"),
+        ([DIGITS, "--mode=eval"], "'{run}' holds neither a run nor converted or folded weights"),
         (["--mode=fold"], "--mode=fold writes a folder of weights; set --out=DIR"),
-        (["--mode=fold", "--out=folded"], "'{run}' holds neither a run nor weights"),
+        (["--mode=fold", "--out=folded"], "'{run}' holds neither a run nor converted or folded weights"),
     ],
 )
 def test_mistakes_end_with_one_line(command, arguments, message, tmp_path):
