@@ -17,6 +17,8 @@ import numpy as np
 from acmix_jax.errors import UserError, check_choice
 
 _AVERAGED = r"(?<![a-z])(ema|swa|avg|averag|shadow|teacher|target|momentum)|(ema|avg)(?![a-z])"
+_WRAPPER = r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+"""PyTorch's own parts of names, the only ones that come in the middle of a name, too."""
 
 
 class Found(NamedTuple):
@@ -67,28 +69,38 @@ def find(content: Any, layouts: Sequence[AbstractSet[str]], key: str | None = No
         layout = -likely[place][1]
     else:
         place, layout = _Place(Counter(mapping for mapping, _, _ in entries).most_common(1)[0][0], ""), 0
-    tensors, beside = {}, []
-    for mapping, name, value in entries:
-        if mapping == place.mapping and name.startswith(place.prefix):
-            tensors[name.removeprefix(place.prefix)] = value
-        elif mapping == place.mapping and not any(
-            other.mapping == mapping and name.startswith(other.prefix) for other in likely
-        ):
-            beside.append(name)
+    tensors, beside = _collect(entries, place, likely)
     others = [_label(other, likely) for other in likely if other != place]
     return Found(tensors, layout, beside, _label(place, likely), others)
 
 
+def _collect(entries, place, likely):
+    """The tensors of a place by name, and the names of those in its mapping that no likely place has."""
+    prefixes = sorted({other.prefix for other in (place, *likely) if other.mapping == place.mapping}, key=len)
+    tensors, beside = {}, []
+    for mapping, name, value in entries:
+        if mapping == place.mapping:
+            # The longest one: an average may lie inside of the module with the weights, as model._ema in model.
+            prefix = next((prefix for prefix in reversed(prefixes) if name.startswith(prefix)), None)
+            if prefix == place.prefix:
+                tensors[name.removeprefix(prefix)] = value
+            elif prefix is None:
+                beside.append(name)
+    return tensors, beside
+
+
 def _entries(content: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
     """Path of the mapping, name and value of each tensor."""
-    for key, value in content.items() if isinstance(content, Mapping) else ():
-        if not isinstance(key, str) or (isinstance(value, Mapping) and key.startswith("optim")):
-            continue  # an optimizer's averages have the names of the weights, too
-        if isinstance(value, Mapping):
+    if not isinstance(content, Mapping):
+        return
+    bare = {key: re.sub(_WRAPPER, "", key) for key in content if isinstance(key, str)}
+    count_of = Counter(bare.values())
+    for key, name in bare.items():
+        value = content[key]
+        if isinstance(value, Mapping) and not key.startswith("optim"):  # an optimizer's averages have the same names
             yield from _entries(value, f"{path}.{key}".strip("."))
         elif hasattr(value, "detach") or isinstance(value, np.ndarray | np.number | jax.Array):
-            # PyTorch's own wrappers, such as _orig_mod, begin with an underscore and may come in the middle of a name.
-            yield path, re.sub(r"(?<![^.])_\w+\.", "", key), value
+            yield path, key if count_of[name] > 1 else name, value  # two names that differ stay apart
 
 
 def _likely(entries, layouts) -> dict[_Place, tuple[int, int]]:

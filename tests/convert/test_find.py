@@ -27,6 +27,8 @@ def place_and_value(content, key=None):
         weights("encoder_q.0.") | {"epoch": 3},
         weights("_forward_module.student.net."),
         {"layers._orig_mod.0.weight" if name == "layers.0.weight" else name: x for name, x in weights().items()},
+        {name.replace("layers.0.", "layers._fsdp_wrapped_module.0._orig_mod."): x for name, x in weights().items()},
+        {name.replace("layers.0.", "layers.0._checkpoint_wrapped_module."): x for name, x in weights().items()},
         {"params": weights("module.")},
         {"checkpoint": {"epoch": 2, "weights": weights("model.")}, "args": {"lr": 0.1}},
         {"state": weights(), "optimizer": {"state": {0: {"exp_avg": np.ones(2)}}, "param_groups": [{"lr": 0.1}]}},
@@ -63,6 +65,30 @@ def test_an_average_may_be_in_the_same_mapping_and_lack_some_tensors():
     found = find(content, [NAMES])
     assert (found.others, found.beside) == (["state_dict.teacher.net"], [])
     assert find(content, [NAMES], key="teacher").tensors["stem.weight"][0] == 1
+
+
+@pytest.mark.parametrize(
+    ("plain", "average"),
+    [
+        ("_model.", "_ema_model."),
+        ("model.", "model._ema."),
+        ("net._student.", "net._teacher."),
+        ("", "_orig_mod.avg."),
+        ("_orig_mod.", "_ema._orig_mod."),
+    ],
+)
+def test_prefixes_with_an_underscore_stay_apart(plain, average):
+    """Attributes that begin with one are as common in Lightning as others."""
+    for content in (weights(plain) | weights(average, 1.0), weights(average, 1.0) | weights(plain)):
+        assert place_and_value(content)[1] == 0
+        assert len(find(content, [NAMES]).others) == 1
+
+
+def test_names_that_differ_by_a_wrapper_stay_apart():
+    content = weights("net.") | weights("net._orig_mod.", 1.0) | weights("net._fsdp_wrapped_module.", 2.0)
+    assert place_and_value(content) == ("net", 0)
+    assert find(content, [NAMES]).others == ["net._orig_mod", "net._fsdp_wrapped_module"]
+    assert place_and_value(content, key="net._orig_mod") == ("net._orig_mod", 1)
 
 
 def test_an_average_alone_is_taken():
