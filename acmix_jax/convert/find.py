@@ -6,7 +6,7 @@ right one is where most of the network's names are.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
@@ -40,6 +40,11 @@ class _Place(NamedTuple):
         return f"{self.mapping}.{self.prefix}".strip(".")
 
 
+class _Fit(NamedTuple):
+    layout: int  # index of the names that fit a place best
+    count: int  # of them that are there
+
+
 def find(content: Any, layouts: Sequence[AbstractSet[str]], key: str | None = None) -> Found:
     """The weights that fit best; of several that fit about as well, those that are no average of others.
 
@@ -56,22 +61,33 @@ def find(content: Any, layouts: Sequence[AbstractSet[str]], key: str | None = No
         raise UserError("there are no tensors by name in it; it has to be a state dict, or to hold one")
     likely = _likely(entries, layouts)
     if key is not None:
-        entries = [entry for entry in entries if f".{key}." in f".{entry[0]}.{entry[1]}"]
-        if not entries:
-            labels = {_label(place, likely) for place in likely} - {""}
-            if not labels:
-                raise UserError(f"there is no key {key!r} with weights of this model; leave key out")
-            check_choice("key", key, sorted(labels))
-        likely = _likely(entries, layouts)
-
-    if likely:
-        place = min(likely, key=lambda place: (_is_averaged(place), -likely[place][0], len(place.path)))
-        layout = -likely[place][1]
-    else:
-        place, layout = _Place(Counter(mapping for mapping, _, _ in entries).most_common(1)[0][0], ""), 0
+        entries, likely = _under(key, entries, likely, layouts)
+    place, layout = _best(likely) if likely else (_largest(entries), 0)
     tensors, beside = _collect(entries, place, likely)
     others = [_label(other, likely) for other in likely if other != place]
     return Found(tensors, layout, beside, _label(place, likely), others)
+
+
+def _under(key, entries, likely, layouts):
+    """The entries below `key`, and the likely places among them."""
+    below = [entry for entry in entries if f".{key}." in f".{entry[0]}.{entry[1]}"]
+    places = {place: fit for place, fit in _likely(below, layouts).items() if f".{key}." in f".{place.path}."}
+    if places or (below and not likely):
+        return below, places
+    labels = {_label(place, likely) for place in likely} - {""}  # the network's own names, such as fc, are no keys
+    if not labels:
+        raise UserError(f"there is no key {key!r} with weights of this model; leave key out")
+    check_choice("key", key, sorted(labels))
+
+
+def _best(likely):
+    """The place to take weights from, and the layout that they have."""
+    place = min(likely, key=lambda place: (_is_averaged(place), -likely[place].count, len(place.path)))
+    return place, likely[place].layout
+
+
+def _largest(entries):
+    return _Place(Counter(mapping for mapping, _, _ in entries).most_common(1)[0][0], "")
 
 
 def _collect(entries, place, likely):
@@ -103,22 +119,20 @@ def _entries(content: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
             yield path, key if count_of[name] > 1 else name, value  # two names that differ stay apart
 
 
-def _likely(entries, layouts) -> dict[_Place, tuple[int, int]]:
-    """Number of names of the best layout in each likely place, and minus the index of that layout.
+def _likely(entries, layouts) -> dict[_Place, _Fit]:
+    """The likely places, each with the layout that fits it best, the first of several.
 
     Places with less than a quarter of the names have other networks; those with less than half as many as the best
     place have parts of networks. An average of weights lacks running statistics, perhaps.
     """
-    counts = Counter()
+    counts = defaultdict(Counter)
     for mapping, name, _ in entries:
         for start in (0, *(dot.end() for dot in re.finditer(r"\.", name))):
             for index, names in enumerate(layouts):
-                counts[_Place(mapping, name[:start]), index] += name[start:] in names
-    best = {}
-    for (place, index), count in counts.items():
-        best[place] = max(best.get(place, (0, 0)), (count, -index))
-    least = max(max(count for count, _ in best.values()) / 2, len(layouts[0]) / 4)
-    return {place: fit for place, fit in best.items() if fit[0] >= least}
+                counts[_Place(mapping, name[:start])][index] += name[start:] in names
+    best = {place: _Fit(*by_layout.most_common(1)[0]) for place, by_layout in counts.items()}
+    least = max(max((fit.count for fit in best.values()), default=0) / 2, len(layouts[0]) / 4)
+    return {place: fit for place, fit in best.items() if fit.count >= least}
 
 
 def _is_averaged(place):

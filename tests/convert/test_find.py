@@ -120,6 +120,19 @@ def test_a_key_without_weights_is_refused(content):
         find(content, [NAMES], key="model")
 
 
+@pytest.mark.parametrize("key", ["head", "layers", "layers.0", "stem"])
+def test_a_part_of_the_network_is_no_key(key):
+    with pytest.raises(UserError, match=f"no key '{key}' with weights of this model; leave key"):
+        find(weights(), [NAMES], key=key)
+    with pytest.raises(UserError, match=f"unknown key '{key}'; choose one of: model, model_ema"):
+        find({"model": weights(), "model_ema": weights("module.")}, [NAMES], key=key)
+
+
+def test_a_key_of_another_network_is_left_to_the_comparison_of_names():
+    other = {"model": {"vit.weight": np.ones(2)}, "model_ema": {"vit.weight": np.zeros(2)}}
+    assert find(other, [NAMES], key="model_ema").tensors["vit.weight"][0] == 0
+
+
 def test_an_optimizer_holds_no_weights():
     found = find({"optimizer": {"exp_avg": weights()}, "optimizers": {"g": weights()}, "model": weights()}, [NAMES])
     assert (found.place, found.others, found.beside) == ("model", [], [])
