@@ -21,6 +21,9 @@ SYSTEM_FOLDERS = frozenset(
 )  # fmt: skip
 """Folders that systems leave among those of the user, in lower case. Hidden ones begin with a dot."""
 
+_NO_PIXELS = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
+"""Formats that Pillow only tells by their first bytes, and leaves to other libraries."""
+
 HIDDEN, OUTSIDE, OTHER, SPECIAL, BACK = (
     "hidden or left by a system",
     "outside of the class folders",
@@ -55,8 +58,10 @@ class LeftOut:
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """Suffixes of all formats that Pillow reads, in lower case, such as ".jpg"."""
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN)
+    """Suffixes of all formats that Pillow reads by itself, in lower case, such as ".jpg"; EPS needs Ghostscript."""
+    by_suffix = Image.registered_extensions()  # before OPEN, which it fills
+    formats = Image.OPEN.keys() - _NO_PIXELS - {"EPS"}
+    return frozenset(suffix for suffix, name in by_suffix.items() if name in formats)
 
 
 def class_folders(root: str, left_out: LeftOut) -> list[str]:

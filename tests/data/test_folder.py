@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from acmix_jax.data import listing
 from acmix_jax.data.folder import FolderSource
@@ -68,6 +68,26 @@ def test_formats_that_pillow_only_writes_do_not_count():
     Image.init()
     assert {".pdf", ".palm"} & set(Image.registered_extensions())
     assert not {".pdf", ".palm"} & listing.image_suffixes()
+
+
+@pytest.mark.parametrize(
+    "name", ["features.h5", "a.HDF", "clip.mpg", "clip.mpeg", "a.wmf", "a.emf", "a.eps", "a.ps", "a.grib", "a.bufr"]
+)
+def test_formats_that_pillow_only_identifies_do_not_count(root, name, capsys):
+    touch(root / "train/dog" / name)
+    assert open_folder(root) == TWO
+    assert f"(1 {Path(name).suffix.lower()}), such as dog/{name}" in capsys.readouterr().err
+
+
+def test_each_suffix_that_counts_is_of_a_format_with_pixels():
+    formats = {Image.registered_extensions()[suffix] for suffix in listing.image_suffixes()}
+    stubs = {
+        kind
+        for kind, (reader, _) in Image.OPEN.items()
+        if isinstance(reader, type) and issubclass(reader, ImageFile.StubImageFile)
+    }
+    assert len(formats) > 30
+    assert not formats & stubs
 
 
 def test_other_files_are_counted_by_suffix(root, capsys):
