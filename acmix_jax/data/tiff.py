@@ -4,10 +4,10 @@ import contextlib
 import struct
 
 ORIENTATION, XMP = 274, 700
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_BITS, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 259, 262, 284, 339
 _PARTS = (273, 279), (324, 325)  # tags of the offsets and the lengths of strips and of tiles
 _OF_PIXELS = {  # what a decoder needs; all others are metadata
-    256, 257, _BITS, 259, _PHOTOMETRIC, 266, 277, 278, 284, 292, 293, 317, 320, 322, 323, 332, 338, 347,
+    256, 257, _BITS, _COMPRESSION, _PHOTOMETRIC, 266, 277, 278, _PLANES, 292, 293, 317, 320, 322, 323, 332, 338, 347,
     *sum(_PARTS, ()), *range(512, 522), 529, 530, 531, 532, 0xBC01, 50674,
 }  # fmt: skip
 _VERSIONS = (b"*\0", b"\0*", b"+\0", b"\0+")  # +: BigTIFF
@@ -72,6 +72,11 @@ class Tags:
         if self.bits > 64 or (self.bits <= 16 and sample_format not in _NUMBERS):
             return ""
         return f"{self.bits}-bit {_NUMBERS.get(sample_format, 'integers')}"
+
+    @property
+    def has_deep_planes(self) -> bool:
+        """True for uncompressed samples of more than 8 bits in a plane for each channel, which Pillow misreads."""
+        return self.bits > 8 and self.integers(_PLANES) == (2,) and self.integers(_COMPRESSION) in ((), (1,))
 
     @property
     def is_cut_off(self) -> bool:
