@@ -46,13 +46,23 @@ def test_folders_of_systems_are_no_classes(root, name, split, capsys):
     for opened in ("train", "test"):
         assert open_folder(root, opened) == TWO
     said = capsys.readouterr().err
-    assert said == f"warning: left out of {root / split}: 1 hidden or left by a system, such as {name}\n"
+    reason = "hidden" if name[0] == "." else "left by a system"
+    assert said == f"warning: left out of {root / split}: 1 {reason}, such as {name}\n"
 
 
 def test_folders_of_systems_are_not_entered_at_any_depth(root, capsys):
     touch(root / "train/cat/.thumbs/1.jpg", root / "train/cat/a/@eaDir/1.jpg/s.jpg", root / "train/cat/._0.jpg")
     assert open_folder(root) == TWO
-    assert "3 hidden or left by a system, such as cat/" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "2 hidden, such as cat/" in said
+    assert "1 left by a system, such as cat/a/@eaDir" in said
+
+
+@pytest.mark.parametrize("name", ["recycler", "Temporary Items", "snapshot", "trash", "System", "cache", "#1", "@home"])
+def test_names_that_a_class_may_have_are_classes(root, name, capsys):
+    touch(root / "train" / name / "1.jpg")
+    assert f"{name}/1.jpg" in dict(open_folder(root))
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
