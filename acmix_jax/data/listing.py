@@ -29,7 +29,7 @@ HIDDEN, SYSTEM, OUTSIDE, OTHER, SPECIAL, BACK = (  # reasons to leave an entry o
     "hidden",
     "left by a system",
     "outside of the class folders",
-    "without the suffix of an image",
+    "without a suffix that Pillow reads",
     "neither file nor folder",
     "linked back into these folders",
 )

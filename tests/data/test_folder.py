@@ -105,14 +105,22 @@ def test_other_files_are_counted_by_suffix(root, capsys):
     touch(*(root / "train/cat" / name for name in names))
     assert open_folder(root) == TWO
     said = capsys.readouterr().err
-    assert "6 without the suffix of an image (2 .txt, 2 none, 1 .csv, 1 .part), such as cat/" in said
+    assert "6 without a suffix that Pillow reads (2 .txt, 2 none, 1 .csv, 1 .part), such as cat/" in said
+
+
+@pytest.mark.parametrize("name", ["IMG_1.HEIC", "a.heif", "b.dng", "c.jxl", "d.svg", "e.mp4"])
+def test_what_is_said_of_images_that_pillow_does_not_read_is_true(root, name, capsys):
+    touch(root / "train/cat" / name)
+    assert open_folder(root) == TWO
+    said = capsys.readouterr().err
+    assert f"1 without a suffix that Pillow reads (1 {Path(name).suffix.lower()}), such as cat/{name}" in said
 
 
 def test_many_suffixes_are_not_all_listed(root, capsys):
     touch(*(root / "train/cat" / f"image.{i:04}" for i in range(1000)))
     open_folder(root)
     said = capsys.readouterr().err
-    assert "1,000 without the suffix of an image" in said
+    assert "1,000 without a suffix that Pillow reads" in said
     assert "and 995 more" in said
     assert len(said) < 300 + len(str(root))
 
