@@ -146,6 +146,17 @@ def test_empty_classes_are_refused_by_name(root):
     assert open_folder(root, "test") == [("bird/1.jpg", 0), ("cat/0.jpg", 1), ("dog/0.jpg", 2)]  # fish is behind them
 
 
+def test_classes_that_nothing_measures_are_said(root, capsys):
+    touch(*(root / f"train/{name}/1.jpg" for name in ("ant", "bee", "fish", "gnu")), root / "val/bee/notes.txt")
+    (root / "val/ant").mkdir()
+    assert open_folder(root, "test") == [("cat/0.jpg", 2), ("dog/0.jpg", 3)]
+    said = capsys.readouterr().err
+    why = f"4 of 6 classes have no images in {root}/val, so nothing measures them: ant, bee, fish and 1 more"
+    assert f"warning: {why}\n" in said
+    open_folder(root, "train")
+    assert "measures" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("target", ["../../{split}", "../cat", "..", "../..", "/", "../dog", "loop"])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_links_that_lead_back_do_no_harm(root, target, split, capsys):
