@@ -44,7 +44,7 @@ def from_torch(name: str, state_dict: Mapping[str, Any], key: str | None = None,
     """Variables for `create_model(name, num_classes, **acmix)`, as NumPy arrays, from a PyTorch state dict.
 
     The state dict may lie in other mappings, and its names may have a common prefix; see convert/find.py. What else was
-    there and not taken is said on stderr. Buffers that hold no weights are left out; half precision becomes float32.
+    there and not taken is said on stderr. Buffers that hold no weights are left out; weights become float32.
 
     Args:
       name: a model's name; the state dict has a layout of convert/layouts.py.
@@ -194,7 +194,8 @@ def _as_array(value):
     if not isinstance(value, np.ndarray | np.number | jax.Array):
         return np.empty((0,))  # of no parameter's shape
     value = np.asarray(value)
-    return value.astype(np.float32) if is_float(value) and value.dtype.itemsize < 4 else value
+    with np.errstate(over="ignore"):  # becomes infinite, which check refuses
+        return value.astype(np.float32, copy=False) if is_float(value) else value
 
 
 def _resize(expected, layout, tensors):
