@@ -79,10 +79,9 @@ def convert(name: str, state_dict: Mapping[str, Any], key: str | None = None, **
     for path, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items():
         parts = [_from_torch_axes(tensors[part.key], leaf.ndim, part.kind) for part in _parts(layout, path)]
         variables[path] = np.concatenate(parts, axis=-1) if len(parts) > 1 else np.array(parts[0], order="C")
-    counters = [_as_array(value) for key, value in found.tensors.items() if key.endswith("num_batches_tracked")]
     return Converted(
         variables=flax.traverse_util.unflatten_dict(variables, sep="/"),
-        batches_tracked=max((int(count) for count in counters if count.size == 1), default=0),
+        batches_tracked=_batches_tracked(found.tensors),
         image_size=_image_size(name, found.tensors),
         notes=notes(found),
     )
@@ -175,6 +174,12 @@ def _window_buffers(key, path, table_length, variant, image_size):
         padded = -(-size // window_size) * window_size
         buffers[f"{prefix}attn_mask"] = shift_mask(padded, padded, window, shift)
     return buffers
+
+
+def _batches_tracked(tensors):
+    counters = [_as_array(value) for key, value in tensors.items() if key.endswith("num_batches_tracked")]
+    counts = (x.item() for x in counters if x.size == 1 and np.issubdtype(x.dtype, np.integer))
+    return max((0, *counts))
 
 
 def _image_size(name, tensors):

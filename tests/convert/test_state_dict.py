@@ -8,7 +8,7 @@ import pytest
 
 import acmix_jax
 from acmix_jax.convert import from_torch, to_torch
-from acmix_jax.convert.state_dict import variable_shapes
+from acmix_jax.convert.state_dict import convert, variable_shapes
 from acmix_jax.errors import UserError
 from tests import networks
 
@@ -132,6 +132,15 @@ def test_each_precision_becomes_float32(small, dtype):
 def test_what_is_not_finite_in_float32_is_refused(small, value):
     with pytest.raises(UserError, match=r"NaN or infinite in fc\.bias"):
         from_torch("resnet14_stem1", small | {"fc.bias": np.full(10, value)})
+
+
+@pytest.mark.parametrize(
+    ("counter", "expected"),
+    [(np.float32(np.nan), 0), (np.float64(1e30), 0), (np.int64(-3), 0), (np.ones(2, int), 0), (np.array([5]), 5)],
+)
+def test_only_whole_numbers_count_batches(small, counter, expected):
+    counters = {key: counter for key in small if key.endswith("num_batches_tracked")}
+    assert convert("resnet14_stem1", small | counters).batches_tracked == expected
 
 
 @pytest.mark.slow
