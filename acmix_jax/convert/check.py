@@ -17,13 +17,16 @@ def is_float(array: np.ndarray) -> bool:
     return jnp.issubdtype(array.dtype, jnp.floating)
 
 
-def check(name: str, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray], found: Found) -> None:
+def check(
+    name: str, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray], found: Found, head: str
+) -> None:
     """Raises a UserError that says how tensors differ from those expected: in names, shapes, types; or as not finite.
 
     Args:
       name: of the model, for the message.
       expected: shapes by name.
       found: where the tensors come from.
+      head: name of the classifier, such as "fc".
     """
     both = sorted(key for key in expected if key in tensors)
     windows = _other_window(expected, tensors)
@@ -39,6 +42,7 @@ def check(name: str, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[s
         for key in both
         if tensors[key].shape != expected[key] and not (windows and key.endswith(BIAS_TABLE))
     ]
+    hints = windows + _no_classifier([f"{head}.bias", f"{head}.weight"], differences["missing"], found)
     kinds = {what: keys for what, keys in differences.items() if keys}
     if kinds or windows:
         count = min(3, 5 - len(kinds))  # keeps the message below 1,000 characters
@@ -46,7 +50,7 @@ def check(name: str, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[s
             f"{len(keys)} {what}: {first_few(keys, count, width=100 if 'shape' in what else 50)}"
             for what, keys in kinds.items()
         ]
-        raise UserError(f"the state dict is not one of {name}: {'; '.join(windows + lists + _other_places(found))}")
+        raise UserError(f"the state dict is not one of {name}: {'; '.join(hints + lists + _other_places(found))}")
     if infinite := [key for key in both if not np.isfinite(tensors[key]).all()]:
         raise UserError(
             f"the state dict has values that are NaN or infinite in {first_few(infinite)}; "
@@ -68,6 +72,12 @@ def _other_window(expected, tensors):
         f"its attention windows are {theirs} pixels wide, those of the model {asked}: "
         f"set window_size={theirs} (--window_size={theirs} in the command)"
     ]
+
+
+def _no_classifier(classifier, missing, found):
+    """Hint to add the classifier, if nothing else is missing."""
+    names = first_few(found.prefix + name for name in classifier)
+    return [f"it has no classifier: add {names} (zeros, to train a new one)"] * (missing == classifier)
 
 
 def notes(found: Found) -> list[str]:

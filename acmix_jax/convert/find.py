@@ -29,6 +29,7 @@ class Found(NamedTuple):
     beside: list[str]  # tensors of the same mapping that do not have the prefix
     place: str  # where the weights were; empty: at the top
     others: list[str]  # further places with weights of this network
+    prefix: str = ""  # of the names where the weights were
 
 
 class _Place(NamedTuple):
@@ -65,7 +66,7 @@ def find(content: Any, layouts: Sequence[AbstractSet[str]], key: str | None = No
     place, layout = _best(likely) if likely else (_largest(entries), 0)
     tensors, beside = _collect(entries, place, likely)
     others = [_label(other, likely) for other in likely if other != place]
-    return Found(tensors, layout, beside, _label(place, likely), others)
+    return Found(tensors, layout, beside, _label(place, likely), others, place.prefix)
 
 
 def _under(key, entries, likely, layouts):

@@ -74,7 +74,7 @@ def convert(name: str, state_dict: Mapping[str, Any], key: str | None = None, **
     tensors = {key: _as_array(value) for key, value in found.tensors.items() if not re.fullmatch(_BUFFERS, key)}
 
     expected = _resize(wanted[found.layout], layout, tensors)
-    check(f"{name} in the layout of {title}" if title else name, expected, tensors, found)
+    check(f"{name} in the layout of {title}" if title else name, expected, tensors, found, layout.head)
     variables = {}
     for path, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items():
         parts = [_from_torch_axes(tensors[part.key], leaf.ndim, part.kind) for part in _parts(layout, path)]

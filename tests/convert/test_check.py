@@ -14,7 +14,7 @@ SHAPES = {f"layers.{i}.attn.relative_position_bias_table": (169, 3) for i in ran
 def refusal(changes, found=None, dropped=(), shapes=SHAPES):
     tensors = {key: np.zeros(shape, np.float32) for key, shape in shapes.items() if key not in dropped}
     with pytest.raises(UserError) as error:
-        check("swin_tiny", shapes, tensors | changes, found or Found({}, 0, [], "", []))
+        check("swin_tiny", shapes, tensors | changes, found or Found({}, 0, [], "", []), "head")
     return str(error.value)
 
 
@@ -58,6 +58,17 @@ def test_values_that_are_not_finite_are_named(value, dtype):
 
 def test_whole_numbers_are_no_weights():
     assert "1 of another type: head.bias int8" in refusal({"head.bias": np.zeros(10, np.int8)})
+
+
+@pytest.mark.parametrize(("prefix", "beside"), [("", []), ("backbone.", ["head.bias"]), ("module.encoder_q.", [])])
+def test_weights_without_a_classifier_say_what_to_add(prefix, beside):
+    shapes = {f"layers.{i}.bias": (3,) for i in range(3)} | {"head.bias": (10,), "head.weight": (10, 3)}
+    found = Found({}, 0, beside, "", [], prefix)
+    message = refusal({}, found, ("head.bias", "head.weight"), shapes)
+    hint = f"it has no classifier: add {prefix}head.bias, {prefix}head.weight (zeros, to train a new one)"
+    assert f"the state dict is not one of swin_tiny: {hint}; 2 missing: head.bias, head.weight" in message
+    assert ("1 left over: head.bias" in message) == bool(beside)
+    assert "no classifier" not in refusal({}, found, ("head.bias", "head.weight", "layers.0.bias"), shapes)
 
 
 LONG = {
