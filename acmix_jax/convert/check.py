@@ -9,7 +9,7 @@ from acmix_jax.convert.find import Found
 from acmix_jax.errors import UserError, first_few
 from acmix_jax.ops.window import table_window
 
-BIAS_TABLE = "relative_position_bias_table"
+TORCH_BIAS_TABLE = "relative_position_bias_table"
 
 
 def is_float(array: np.ndarray) -> bool:
@@ -40,7 +40,7 @@ def check(
     differences["of another shape"] = [
         f"{key} {tensors[key].shape} instead of {expected[key]}"
         for key in both
-        if tensors[key].shape != expected[key] and not (windows and key.endswith(BIAS_TABLE))
+        if tensors[key].shape != expected[key] and not (windows and key.endswith(TORCH_BIAS_TABLE))
     ]
     hints = windows + _no_classifier([f"{head}.bias", f"{head}.weight"], differences["missing"], found)
     kinds = {what: keys for what, keys in differences.items() if keys}
@@ -60,7 +60,7 @@ def check(
 
 def _other_window(expected, tensors):
     """Hint to set the window, if all bias tables are for windows of one other size."""
-    tables = [key for key in expected if key.endswith(BIAS_TABLE) and key in tensors]
+    tables = [key for key in expected if key.endswith(TORCH_BIAS_TABLE) and key in tensors]
     shapes = {(tensors[key].shape[:1], tensors[key].shape[1:] == expected[key][1:]) for key in tables}
     if len(shapes) != 1 or not all(*shapes):  # tables of other heads are those of another network
         return []

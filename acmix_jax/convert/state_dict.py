@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from acmix_jax.backbones.swin import VARIANTS
-from acmix_jax.convert.check import BIAS_TABLE, check, is_float, notes
+from acmix_jax.convert.check import TORCH_BIAS_TABLE, check, is_float, notes
 from acmix_jax.convert.find import find
 from acmix_jax.convert.layouts import LAYOUTS, OTHER_LAYOUTS, Layout
 from acmix_jax.models import create_model, parse_name
@@ -102,7 +102,7 @@ def to_torch(
         if key.endswith("running_mean"):
             counter = key.replace("running_mean", "num_batches_tracked")
             tensors[counter] = np.array(num_batches_tracked, np.int64)
-        if key.endswith(BIAS_TABLE):
+        if key.endswith(TORCH_BIAS_TABLE):
             tensors |= _window_buffers(key, path, len(weight), VARIANTS[parse_name(name).plain], image_size)
     return tensors
 
@@ -168,7 +168,7 @@ def _window_buffers(key, path, table_length, variant, image_size):
     window_size = table_window(table_length)
     size = image_size // variant.patch_size // 2 ** (stage - 1)
     window, shift = (min(window_size, size),) * 2, (window_size // 2,) * 2
-    prefix = key.removesuffix(f"attn.{BIAS_TABLE}")
+    prefix = key.removesuffix(f"attn.{TORCH_BIAS_TABLE}")
     buffers = {f"{prefix}attn.relative_position_index": relative_position_index(window, window_size)}
     if block % 2 == 0 and size > window_size:
         padded = -(-size // window_size) * window_size
