@@ -8,6 +8,7 @@ import numpy as np
 from acmix_jax.convert.find import Found
 from acmix_jax.errors import UserError, first_few
 from acmix_jax.ops.window import table_window
+from acmix_jax.weights.names import window_hint
 
 TORCH_BIAS_TABLE = "relative_position_bias_table"
 
@@ -68,10 +69,7 @@ def _other_window(expected, tensors):
     theirs, asked = table_window(rows), table_window(expected[tables[0]][0])
     if theirs == asked or (2 * theirs - 1) ** 2 != rows:
         return []
-    return [
-        f"its attention windows are {theirs} pixels wide, those of the model {asked}: "
-        f"set window_size={theirs} (--window_size={theirs} in the command)"
-    ]
+    return [window_hint(theirs, asked, "--window_size")]
 
 
 def _no_classifier(classifier, missing, found):

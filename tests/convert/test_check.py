@@ -25,8 +25,8 @@ def tables(*rows):
 @pytest.mark.parametrize(("rows", "window"), [(529, 12), (225, 8), (2209, 24), (9, 2)])
 def test_another_window_is_named_with_what_to_set(rows, window):
     assert refusal(tables(*[rows] * 4)) == (
-        f"the state dict is not one of swin_tiny: its attention windows are {window} pixels wide, "
-        f"those of the model 7: set window_size={window} (--window_size={window} in the command)"
+        f"the state dict is not one of swin_tiny: the attention windows of the weights are {window} pixels "
+        f"wide, not 7: set window_size={window} (--window_size={window} on the command line)"
     )
 
 
