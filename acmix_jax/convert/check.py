@@ -8,8 +8,9 @@ import numpy as np
 from acmix_jax.convert.find import Found
 from acmix_jax.errors import UserError, first_few
 from acmix_jax.ops.window import table_window
+from acmix_jax.weights.names import window_hint
 
-BIAS_TABLE = "relative_position_bias_table"
+TORCH_BIAS_TABLE = "relative_position_bias_table"
 
 
 def is_float(array: np.ndarray) -> bool:
@@ -17,13 +18,16 @@ def is_float(array: np.ndarray) -> bool:
     return jnp.issubdtype(array.dtype, jnp.floating)
 
 
-def check(name: str, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray], found: Found) -> None:
+def check(
+    name: str, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray], found: Found, head: str
+) -> None:
     """Raises a UserError that says how tensors differ from those expected: in names, shapes, types; or as not finite.
 
     Args:
       name: of the model, for the message.
       expected: shapes by name.
       found: where the tensors come from.
+      head: name of the classifier, such as "fc".
     """
     both = sorted(key for key in expected if key in tensors)
     windows = _other_window(expected, tensors)
@@ -37,8 +41,9 @@ def check(name: str, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[s
     differences["of another shape"] = [
         f"{key} {tensors[key].shape} instead of {expected[key]}"
         for key in both
-        if tensors[key].shape != expected[key] and not (windows and key.endswith(BIAS_TABLE))
+        if tensors[key].shape != expected[key] and not (windows and key.endswith(TORCH_BIAS_TABLE))
     ]
+    hints = windows + _no_classifier([f"{head}.bias", f"{head}.weight"], differences["missing"], found)
     kinds = {what: keys for what, keys in differences.items() if keys}
     if kinds or windows:
         count = min(3, 5 - len(kinds))  # keeps the message below 1,000 characters
@@ -46,8 +51,8 @@ def check(name: str, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[s
             f"{len(keys)} {what}: {first_few(keys, count, width=100 if 'shape' in what else 50)}"
             for what, keys in kinds.items()
         ]
-        advice = _other_places(found) or ["name the model that it was saved from"] * (not windows)
-        raise UserError(f"the state dict is not one of {name}: {'; '.join(windows + lists + advice)}")
+        advice = _other_places(found) or ["name the model that it was saved from"] * (not hints)
+        raise UserError(f"the state dict is not one of {name}: {'; '.join(hints + lists + advice)}")
     if infinite := [key for key in both if not np.isfinite(tensors[key]).all()]:
         raise UserError(
             f"the state dict has values that are NaN or infinite in {first_few(infinite)}; "
@@ -57,7 +62,7 @@ def check(name: str, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[s
 
 def _other_window(expected, tensors):
     """Hint to set the window, if all bias tables are for windows of one other size."""
-    tables = [key for key in expected if key.endswith(BIAS_TABLE) and key in tensors]
+    tables = [key for key in expected if key.endswith(TORCH_BIAS_TABLE) and key in tensors]
     shapes = {(tensors[key].shape[:1], tensors[key].shape[1:] == expected[key][1:]) for key in tables}
     if len(shapes) != 1 or not all(*shapes):  # tables of other heads are those of another network
         return []
@@ -65,10 +70,13 @@ def _other_window(expected, tensors):
     theirs, asked = table_window(rows), table_window(expected[tables[0]][0])
     if theirs == asked or (2 * theirs - 1) ** 2 != rows:
         return []
-    return [
-        f"its attention windows are {theirs} pixels wide, those of the model {asked}: "
-        f"set window_size={theirs} (--window_size={theirs} in the command)"
-    ]
+    return [window_hint(theirs, asked, "--window_size")]
+
+
+def _no_classifier(classifier, missing, found):
+    """Hint to add the classifier, if nothing else is missing."""
+    names = first_few(found.prefix + name for name in classifier)
+    return [f"it has no classifier: add {names} (zeros, to train a new one)"] * (missing == classifier)
 
 
 def notes(found: Found) -> list[str]:

@@ -6,7 +6,7 @@ right one is where most of the network's names are.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
@@ -17,6 +17,8 @@ import numpy as np
 from acmix_jax.errors import UserError, check_choice
 
 _AVERAGED = r"(?<![a-z])(ema|swa|avg|averag|shadow|teacher|target|momentum)|(ema|avg)(?![a-z])"
+_WRAPPER = r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+"""PyTorch's own parts of names, the only ones that come in the middle of a name, too."""
 
 
 class Found(NamedTuple):
@@ -27,6 +29,7 @@ class Found(NamedTuple):
     beside: list[str]  # tensors of the same mapping that do not have the prefix
     place: str  # where the weights were; empty: at the top
     others: list[str]  # further places with weights of this network
+    prefix: str = ""  # of the names where the weights were
 
 
 class _Place(NamedTuple):
@@ -36,6 +39,11 @@ class _Place(NamedTuple):
     @property
     def path(self) -> str:
         return f"{self.mapping}.{self.prefix}".strip(".")
+
+
+class _Fit(NamedTuple):
+    layout: int  # index of the names that fit a place best
+    count: int  # of them that are there
 
 
 def find(content: Any, layouts: Sequence[AbstractSet[str]], key: str | None = None) -> Found:
@@ -54,61 +62,78 @@ def find(content: Any, layouts: Sequence[AbstractSet[str]], key: str | None = No
         raise UserError("there are no tensors by name in it; save the state dict of the model (model.state_dict())")
     likely = _likely(entries, layouts)
     if key is not None:
-        entries = [entry for entry in entries if f".{key}." in f".{entry[0]}.{entry[1]}"]
-        if not entries:
-            labels = {_label(place, likely) for place in likely} - {""}
-            if not labels:
-                raise UserError(
-                    f"there is no key {key!r} with weights of this model; leave key (--key in the command) out"
-                )
-            check_choice("key", key, sorted(labels))
-        likely = _likely(entries, layouts)
+        entries, likely = _under(key, entries, likely, layouts)
+    place, layout = _best(likely) if likely else (_largest(entries), 0)
+    tensors, beside = _collect(entries, place, likely)
+    others = [_label(other, likely) for other in likely if other != place]
+    return Found(tensors, layout, beside, _label(place, likely), others, place.prefix)
 
-    if likely:
-        place = min(likely, key=lambda place: (_is_averaged(place), -likely[place][0], len(place.path)))
-        layout = -likely[place][1]
-    else:
-        place, layout = _Place(Counter(mapping for mapping, _, _ in entries).most_common(1)[0][0], ""), 0
+
+def _under(key, entries, likely, layouts):
+    """The entries below `key`, and the likely places among them."""
+    below = [entry for entry in entries if f".{key}." in f".{entry[0]}.{entry[1]}"]
+    places = {place: fit for place, fit in _likely(below, layouts).items() if f".{key}." in f".{place.path}."}
+    if places or (below and not likely):
+        return below, places
+    labels = {_label(place, likely) for place in likely} - {""}  # the network's own names, such as fc, are no keys
+    if not labels:
+        raise UserError(f"there is no key {key!r} with weights of this model; leave key (--key in the command) out")
+    check_choice("key", key, sorted(labels))
+
+
+def _best(likely):
+    """The place to take weights from, and the layout that they have."""
+    place = min(likely, key=lambda place: (_is_averaged(place), -likely[place].count, len(place.path)))
+    return place, likely[place].layout
+
+
+def _largest(entries):
+    return _Place(Counter(mapping for mapping, _, _ in entries).most_common(1)[0][0], "")
+
+
+def _collect(entries, place, likely):
+    """The tensors of a place by name, and the names of those in its mapping that no likely place has."""
+    prefixes = sorted({other.prefix for other in (place, *likely) if other.mapping == place.mapping}, key=len)
     tensors, beside = {}, []
     for mapping, name, value in entries:
-        if mapping == place.mapping and name.startswith(place.prefix):
-            tensors[name.removeprefix(place.prefix)] = value
-        elif mapping == place.mapping and not any(
-            other.mapping == mapping and name.startswith(other.prefix) for other in likely
-        ):
-            beside.append(name)
-    others = [_label(other, likely) for other in likely if other != place]
-    return Found(tensors, layout, beside, _label(place, likely), others)
+        if mapping == place.mapping:
+            # The longest one: an average may lie inside of the module with the weights, as model._ema in model.
+            prefix = next((prefix for prefix in reversed(prefixes) if name.startswith(prefix)), None)
+            if prefix == place.prefix:
+                tensors[name.removeprefix(prefix)] = value
+            elif prefix is None:
+                beside.append(name)
+    return tensors, beside
 
 
 def _entries(content: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
     """Path of the mapping, name and value of each tensor."""
-    for key, value in content.items() if isinstance(content, Mapping) else ():
-        if not isinstance(key, str) or (isinstance(value, Mapping) and key.startswith("optim")):
-            continue  # an optimizer's averages have the names of the weights, too
-        if isinstance(value, Mapping):
+    if not isinstance(content, Mapping):
+        return
+    bare = {key: re.sub(_WRAPPER, "", key) for key in content if isinstance(key, str)}
+    count_of = Counter(bare.values())
+    for key, name in bare.items():
+        value = content[key]
+        if isinstance(value, Mapping) and not key.startswith("optim"):  # an optimizer's averages have the same names
             yield from _entries(value, f"{path}.{key}".strip("."))
         elif hasattr(value, "detach") or isinstance(value, np.ndarray | np.number | jax.Array):
-            # PyTorch's own wrappers, such as _orig_mod, begin with an underscore and may come in the middle of a name.
-            yield path, re.sub(r"(?<![^.])_\w+\.", "", key), value
+            yield path, key if count_of[name] > 1 else name, value  # two names that differ stay apart
 
 
-def _likely(entries, layouts) -> dict[_Place, tuple[int, int]]:
-    """Number of names of the best layout in each likely place, and minus the index of that layout.
+def _likely(entries, layouts) -> dict[_Place, _Fit]:
+    """The likely places, each with the layout that fits it best, the first of several.
 
     Places with less than a quarter of the names have other networks; those with less than half as many as the best
     place have parts of networks. An average of weights lacks running statistics, perhaps.
     """
-    counts = Counter()
+    counts = defaultdict(Counter)
     for mapping, name, _ in entries:
         for start in (0, *(dot.end() for dot in re.finditer(r"\.", name))):
             for index, names in enumerate(layouts):
-                counts[_Place(mapping, name[:start]), index] += name[start:] in names
-    best = {}
-    for (place, index), count in counts.items():
-        best[place] = max(best.get(place, (0, 0)), (count, -index))
-    least = max(max(count for count, _ in best.values()) / 2, len(layouts[0]) / 4)
-    return {place: fit for place, fit in best.items() if fit[0] >= least}
+                counts[_Place(mapping, name[:start])][index] += name[start:] in names
+    best = {place: _Fit(*by_layout.most_common(1)[0]) for place, by_layout in counts.items()}
+    least = max(max((fit.count for fit in best.values()), default=0) / 2, len(layouts[0]) / 4)
+    return {place: fit for place, fit in best.items() if fit.count >= least}
 
 
 def _is_averaged(place):

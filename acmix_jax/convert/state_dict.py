@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from acmix_jax.backbones.swin import VARIANTS
-from acmix_jax.convert.check import BIAS_TABLE, check, is_float, notes
+from acmix_jax.convert.check import TORCH_BIAS_TABLE, check, is_float, notes
 from acmix_jax.convert.find import find
 from acmix_jax.convert.layouts import LAYOUTS, OTHER_LAYOUTS, Layout
 from acmix_jax.models import create_model, parse_name
@@ -44,7 +44,7 @@ def from_torch(name: str, state_dict: Mapping[str, Any], key: str | None = None,
     """Variables for `create_model(name, num_classes, **acmix)`, as NumPy arrays, from a PyTorch state dict.
 
     The state dict may lie in other mappings, and its names may have a common prefix; see convert/find.py. What else was
-    there and not taken is said on stderr. Buffers that hold no weights are left out; half precision becomes float32.
+    there and not taken is said on stderr. Buffers that hold no weights are left out; weights become float32.
 
     Args:
       name: a model's name; the state dict has a layout of convert/layouts.py.
@@ -74,15 +74,14 @@ def convert(name: str, state_dict: Mapping[str, Any], key: str | None = None, **
     tensors = {key: _as_array(value) for key, value in found.tensors.items() if not re.fullmatch(_BUFFERS, key)}
 
     expected = _resize(wanted[found.layout], layout, tensors)
-    check(f"{name} in the layout of {title}" if title else name, expected, tensors, found)
+    check(f"{name} in the layout of {title}" if title else name, expected, tensors, found, layout.head)
     variables = {}
     for path, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items():
         parts = [_from_torch_axes(tensors[part.key], leaf.ndim, part.kind) for part in _parts(layout, path)]
         variables[path] = np.concatenate(parts, axis=-1) if len(parts) > 1 else np.array(parts[0], order="C")
-    counters = [_as_array(value) for key, value in found.tensors.items() if key.endswith("num_batches_tracked")]
     return Converted(
         variables=flax.traverse_util.unflatten_dict(variables, sep="/"),
-        batches_tracked=max((int(count) for count in counters if count.size == 1), default=0),
+        batches_tracked=_batches_tracked(found.tensors),
         image_size=_image_size(name, found.tensors),
         notes=notes(found),
     )
@@ -103,7 +102,7 @@ def to_torch(
         if key.endswith("running_mean"):
             counter = key.replace("running_mean", "num_batches_tracked")
             tensors[counter] = np.array(num_batches_tracked, np.int64)
-        if key.endswith(BIAS_TABLE):
+        if key.endswith(TORCH_BIAS_TABLE):
             tensors |= _window_buffers(key, path, len(weight), VARIANTS[parse_name(name).plain], image_size)
     return tensors
 
@@ -169,12 +168,18 @@ def _window_buffers(key, path, table_length, variant, image_size):
     window_size = table_window(table_length)
     size = image_size // variant.patch_size // 2 ** (stage - 1)
     window, shift = (min(window_size, size),) * 2, (window_size // 2,) * 2
-    prefix = key.removesuffix(f"attn.{BIAS_TABLE}")
+    prefix = key.removesuffix(f"attn.{TORCH_BIAS_TABLE}")
     buffers = {f"{prefix}attn.relative_position_index": relative_position_index(window, window_size)}
     if block % 2 == 0 and size > window_size:
         padded = -(-size // window_size) * window_size
         buffers[f"{prefix}attn_mask"] = shift_mask(padded, padded, window, shift)
     return buffers
+
+
+def _batches_tracked(tensors):
+    counters = [_as_array(value) for key, value in tensors.items() if key.endswith("num_batches_tracked")]
+    counts = (x.item() for x in counters if x.size == 1 and np.issubdtype(x.dtype, np.integer))
+    return max((0, *counts))
 
 
 def _image_size(name, tensors):
@@ -194,7 +199,8 @@ def _as_array(value):
     if not isinstance(value, np.ndarray | np.number | jax.Array):
         return np.empty((0,))  # of no parameter's shape
     value = np.asarray(value)
-    return value.astype(np.float32) if is_float(value) and value.dtype.itemsize < 4 else value
+    with np.errstate(over="ignore"):  # becomes infinite, which check refuses
+        return value.astype(np.float32, copy=False) if is_float(value) else value
 
 
 def _resize(expected, layout, tensors):

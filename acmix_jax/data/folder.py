@@ -25,7 +25,9 @@ class FolderSource:
     """
 
     def __init__(self, directory: str, split: str):
-        """Lists the files of split "train" or "test" without opening them; a warning says what is left out.
+        """Lists the files of split "train" or "test" without opening them.
+
+        Warnings say what is left out, and which classes have no images in the test split.
 
         Raises:
           UserError: no such folder, no image in it, a class of train/ without images, or one that train/ does not have.
@@ -41,10 +43,13 @@ class FolderSource:
             print(f"warning: left out of {shown}: {said}", file=sys.stderr)
         if not any(images.values()):
             raise UserError(f"no images in {shown}; it needs a folder for each class, with .jpg, .png or other images")
-        empty = [name for name in names if not images[name]]
+        empty = [name for name in self.classes if not images.get(name)]
+        few = first_few(map(printable, empty))
         if empty and split == "train":
-            named = first_few(map(printable, empty))
-            raise UserError(f"no images in {len(empty):,} class folders of {shown}: {named}; add some, or remove them")
+            raise UserError(f"no images in {len(empty):,} class folders of {shown}: {few}; add some, or remove them")
+        if empty:
+            share = f"{len(empty):,} of {len(self.classes):,} classes have no images in {shown}"
+            print(f"warning: {share}, so nothing measures them: {few}", file=sys.stderr)
         # Arrays instead of lists of objects, because each worker process gets a copy.
         self._files = np.array([os.fsencode(image) for name in names for image in images[name]])
         self._labels = np.repeat(np.array([label_of[name] for name in names], np.int32), [*map(len, images.values())])
@@ -78,7 +83,7 @@ def _split_folder(directory, split):
     existing = next((folder for folder in folders if folder.is_dir()), None)
     if existing is None:
         tried = " or ".join(printable(str(folder)) for folder in folders)
-        raise UserError(f"no folder {tried}; set --config.data.dir (or --folder) to one that holds train/ and val/")
+        raise UserError(f"no folder {tried}; set --config.data.dir (or --folder) to one that holds train/CLASS/ and val/CLASS/")
     return existing
 
 

@@ -12,19 +12,24 @@ from acmix_jax.errors import UserError, first_few, printable
 
 SYSTEM_FOLDERS = frozenset(
     {
-        "__macosx", "network trash folder", "temporary items",  # macOS
-        "$recycle.bin", "recycler", "system volume information",  # Windows
+        "__macosx", "network trash folder",  # macOS
+        "$recycle.bin", "system volume information",  # Windows
         "lost+found",  # Linux
         "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot",  # network storage
         "__pycache__",
     }
 )  # fmt: skip
-"""Folders that systems leave among those of the user, in lower case. Hidden ones begin with a dot."""
+"""Folders that systems leave among those of the user, in lower case; none has a name that a class may have."""
 
-HIDDEN, OUTSIDE, OTHER, SPECIAL, BACK = (
-    "hidden or left by a system",
+_NO_PIXELS = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
+"""Formats that Pillow only tells by their first bytes, and leaves to other libraries."""
+
+FILE, FOLDER, BROKEN = "file", "folder", "broken link"
+HIDDEN, SYSTEM, OUTSIDE, OTHER, SPECIAL, BACK = (  # reasons to leave an entry out
+    "hidden",
+    "left by a system",
     "outside of the class folders",
-    "without the suffix of an image",
+    "without a suffix that Pillow reads",
     "neither file nor folder",
     "linked back into these folders",
 )
@@ -55,8 +60,10 @@ class LeftOut:
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """Suffixes of all formats that Pillow reads, in lower case, such as ".jpg"."""
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN)
+    """Suffixes of all formats that Pillow reads by itself, in lower case, such as ".jpg"; EPS needs Ghostscript."""
+    by_suffix = Image.registered_extensions()  # before OPEN, which it fills
+    formats = Image.OPEN.keys() - _NO_PIXELS - {"EPS"}
+    return frozenset(suffix for suffix, name in by_suffix.items() if name in formats)
 
 
 def class_folders(root: str, left_out: LeftOut) -> list[str]:
@@ -72,14 +79,14 @@ def class_folders(root: str, left_out: LeftOut) -> list[str]:
     above = {_identity(folder.stat()) for folder in (real_root, *real_root.parents)}
     for entry in _entries(root):
         kind, is_image = _kind(entry), _suffix(entry.name) in image_suffixes()
-        if kind == HIDDEN:
-            left_out.add(HIDDEN, entry.name)
-        elif kind == BACK or (kind == "folder" and entry.is_symlink() and _identity(entry.stat()) in above):
+        if kind in (HIDDEN, SYSTEM):
+            left_out.add(kind, entry.name)
+        elif kind == BACK or (kind == FOLDER and entry.is_symlink() and _identity(entry.stat()) in above):
             left_out.add(BACK, entry.name)
-        elif kind == "folder" or (kind == "broken" and not is_image):
+        elif kind == FOLDER or (kind == BROKEN and not is_image):
             names.append(entry.name)
         else:
-            left_out.add(OUTSIDE if is_image else OTHER if kind == "file" else kind, entry.name)
+            left_out.add(OUTSIDE if is_image else OTHER if kind == FILE else kind, entry.name)
     return sorted(names)
 
 
@@ -96,11 +103,11 @@ def images_in(root: str, name: str, left_out: LeftOut) -> list[str]:
     while folders:
         for entry in _entries(folders.pop()):
             kind, path = _kind(entry), entry.path[len(root) + 1 :]
-            if kind == "folder" and entry.is_symlink() and _leads_back(entry.path, root):
+            if kind == FOLDER and entry.is_symlink() and _leads_back(entry.path, root):
                 left_out.add(BACK, path)
-            elif kind == "folder":
+            elif kind == FOLDER:
                 folders.append(entry.path)
-            elif kind in (HIDDEN, SPECIAL):
+            elif kind in (HIDDEN, SYSTEM, SPECIAL):
                 left_out.add(kind, path)
             elif _suffix(entry.name) in suffixes:
                 images.append(path)
@@ -126,18 +133,18 @@ def reason_of(error: OSError) -> str:
 
 
 def _kind(entry):
-    """HIDDEN, "file", "folder", SPECIAL, BACK (a link to itself), or "broken" (a link that cannot be followed)."""
+    """HIDDEN, SYSTEM, SPECIAL, FILE, FOLDER, BACK (a link to itself), or BROKEN (a link that cannot be followed)."""
     if entry.name[0] == ".":
         return HIDDEN
     try:
         if entry.is_file():  # no call of the system for these, except for links
-            return "file"
+            return FILE
         if entry.is_dir():
-            return HIDDEN if entry.name.lower() in SYSTEM_FOLDERS else "folder"
+            return SYSTEM if entry.name.lower() in SYSTEM_FOLDERS else FOLDER
         if entry.is_symlink():
             entry.stat()
     except OSError as error:
-        return BACK if error.errno == errno.ELOOP else "broken"
+        return BACK if error.errno == errno.ELOOP else BROKEN
     return SPECIAL
 
 

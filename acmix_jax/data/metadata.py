@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from acmix_jax.data.tiff import ORIENTATION, XMP, Tags
+from acmix_jax.data.tiff import ORIENTATION, XMP, Tags, is_tiff
 
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _AVIF_EXIF = re.compile(rb"(infe[\2\3].{7,9})Exif", re.DOTALL)  # type of an item
@@ -36,7 +36,7 @@ def orientation(data: bytes) -> int | None:
         blocks = (block for block in _webp_blocks(data) if block.kind in (b"EXIF", b"XMP "))
         bodies = {block.kind: data[block.start + 8 : block.end] for block in blocks}
         return orientation_of(bodies.get(b"EXIF", b""), bodies.get(b"XMP ", b""))
-    return orientation_of(data, Tags(data).content(XMP)) if _is_tiff(data) else None
+    return orientation_of(data, Tags(data).content(XMP)) if is_tiff(data) else None
 
 
 def orientation_of(exif: bytes, xmp: bytes) -> int:
@@ -55,7 +55,7 @@ def without(data: bytes) -> bytes:
         return _without_blocks(data, [block for block in _png_blocks(data) if block.kind[0] & 32])
     if _is_webp(data):
         return _webp_without(data)
-    if _is_tiff(data):
+    if is_tiff(data):
         return Tags(data).without_metadata()
     return _AVIF_EXIF.sub(rb"\1none", data) if data[4:10] == b"ftypav" else data
 
@@ -70,7 +70,7 @@ def is_cut_off(data: bytes) -> bool:
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     if data[4:8] in (b"ftyp", b"jP  "):
         return _end_of_boxes(data) > len(data)
-    return _is_tiff(data) and Tags(data).is_cut_off
+    return is_tiff(data) and Tags(data).is_cut_off
 
 
 def _is_jpeg(data):
@@ -83,10 +83,6 @@ def _is_png(data):
 
 def _is_webp(data):
     return data.startswith(b"RIFF") and data[8:12] == b"WEBP"
-
-
-def _is_tiff(data):
-    return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def _jpeg_blocks(data) -> Iterator[_Block]:

@@ -69,8 +69,8 @@ def decode(photo: Photo, part: tuple[int, int, int, int] | None = None, shrink: 
       shrink: 1, 2, 4 or 8; divides both sides of a JPEG (rounded up), which makes decoding faster.
 
     Raises:
-      CorruptImage: the file ends too early, is no image, is too large for the memory, or has integers of 32 bits,
-        floats or signed numbers, whose range is unknown.
+      CorruptImage: the file ends too early, is no image, is too large for the memory, has integers of 32 bits, floats
+        or signed numbers, whose range is unknown, or is a TIFF that Pillow misreads.
       ValueError: the part is not inside of the image.
     """
     (height, width), image, shrink = _read(photo, shrink)
@@ -139,8 +139,11 @@ def _decode_jpeg(photo, full_size, shrink):
 @contextlib.contextmanager
 def _opened(photo: Photo) -> Iterator[Image.Image]:
     """Pillow's image without metadata, not loaded yet; an error in the body, too, becomes a CorruptImage."""
-    if kind := Tags(photo.data).unscaled:
-        raise _unscaled(photo, kind)
+    tags = Tags(photo.data)
+    if tags.unscaled:
+        raise _unscaled(photo, tags.unscaled)
+    if tags.has_deep_planes:
+        raise _unread(photo, f"uncompressed {tags.bits}-bit channels in separate planes, which Pillow misreads")
     image = None
     try:
         with _PIXEL_LIMIT.lifted(), Image.open(io.BytesIO(metadata.without(photo.data))) as image:
@@ -204,8 +207,11 @@ def _too_large(photo, sides):
 
 
 def _unscaled(photo, kind):
-    advice = "convert it to a PNG of 8 or 16 bits"
-    return CorruptImage(f"image {photo.name} has {kind}, whose range from black to white is unknown; {advice}")
+    return _unread(photo, f"{kind}, whose range from black to white is unknown")
+
+
+def _unread(photo, what):
+    return CorruptImage(f"image {photo.name} has {what}; convert it to a PNG of 8 or 16 bits")
 
 
 def _corrupt(photo, reason):

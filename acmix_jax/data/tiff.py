@@ -4,15 +4,23 @@ import contextlib
 import struct
 
 ORIENTATION, XMP = 274, 700
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_BITS, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 259, 262, 284, 339
 _PARTS = (273, 279), (324, 325)  # tags of the offsets and the lengths of strips and of tiles
 _OF_PIXELS = {  # what a decoder needs; all others are metadata
-    256, 257, _BITS, 259, _PHOTOMETRIC, 266, 277, 278, 284, 292, 293, 317, 320, 322, 323, 332, 338, 347,
-    *sum(_PARTS, ()), *range(512, 522), 529, 530, 531, 532, 0xBC01, 50674,
+    256, 257, _BITS, 277, 338,  # width, height, samples of a pixel and those beyond the colors
+    _PHOTOMETRIC, 320, 332, 529, 530, 531, 532,  # what samples mean: colors, palette, inks, YCbCr
+    _COMPRESSION, 266, 292, 293, 317, 347, *range(512, 522), 50674, 0xBC01,  # how they are coded
+    _PLANES, 278, 322, 323, *sum(_PARTS, ()),  # where samples lie: rows of a strip, sizes of a tile
 }  # fmt: skip
 _VERSIONS = (b"*\0", b"\0*", b"+\0", b"\0+")  # +: BigTIFF
+_ORDERS = {b"II": "<", b"MM": ">"}
 _LETTERS = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q"}  # struct's, by type
 _NUMBERS = {2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}  # by sample format
+
+
+def is_tiff(data: bytes) -> bool:
+    """True if `data` begins as a TIFF does."""
+    return data[:2] in _ORDERS and data[2:4] in _VERSIONS
 
 
 class Tags:
@@ -20,7 +28,7 @@ class Tags:
 
     def __init__(self, data: bytes):
         self._data, self._entries = data, {}
-        self._order = {b"II": "<", b"MM": ">"}.get(data[:2] if data[2:4] in _VERSIONS else b"")
+        self._order = _ORDERS[data[:2]] if is_tiff(data) else None
         is_big = b"+" in data[2:4]
         self._number, self._count, self._inline = ("Q", "Q", 8) if is_big else ("I", "H", 4)
         self._is_whole = False
@@ -72,6 +80,11 @@ class Tags:
         if self.bits > 64 or (self.bits <= 16 and sample_format not in _NUMBERS):
             return ""
         return f"{self.bits}-bit {_NUMBERS.get(sample_format, 'integers')}"
+
+    @property
+    def has_deep_planes(self) -> bool:
+        """True for uncompressed samples of more than 8 bits in a plane for each channel, which Pillow misreads."""
+        return self.bits > 8 and self.integers(_PLANES) == (2,) and self.integers(_COMPRESSION) in ((), (1,))
 
     @property
     def is_cut_off(self) -> bool:

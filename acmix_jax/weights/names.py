@@ -50,3 +50,11 @@ def window_of(params: dict[str, Any]) -> int | None:
     """Side of the attention windows that the bias tables are for; None without one."""
     leaves = flax.traverse_util.flatten_dict(params, sep="/")
     return next((table_window(len(leaf)) for path, leaf in leaves.items() if path.endswith(BIAS_TABLE)), None)
+
+
+def window_hint(theirs: int, asked: int | str, flag: str) -> str:
+    """Advice for weights of other attention windows than those asked for; `flag` sets these on the command line."""
+    return (
+        f"the attention windows of the weights are {theirs} pixels wide, not {asked}: "
+        f"set window_size={theirs} ({flag}={theirs} on the command line)"
+    )

@@ -19,7 +19,7 @@ import numpy as np
 
 from acmix_jax.errors import UserError, first_few
 from acmix_jax.ops.window import table_window
-from acmix_jax.weights.names import BIAS_TABLE, UPGRADE
+from acmix_jax.weights.names import BIAS_TABLE, UPGRADE, window_hint
 
 Variables = dict[str, Any]
 
@@ -90,8 +90,7 @@ def _other_window(fresh, trained):
     if len(sizes) != 1:
         return []
     ((theirs, asked),) = sizes
-    hint = f"set window_size={theirs} (--config.acmix.window_size={theirs})"
-    return [f"their attention windows are {theirs} pixels wide, those of the model {asked}: {hint}"] * (theirs != asked)
+    return [window_hint(theirs, asked, "--config.acmix.window_size")] * (theirs != asked)
 
 
 def _is_backbone(path):

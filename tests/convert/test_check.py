@@ -14,7 +14,7 @@ SHAPES = {f"layers.{i}.attn.relative_position_bias_table": (169, 3) for i in ran
 def refusal(changes, found=None, dropped=(), shapes=SHAPES):
     tensors = {key: np.zeros(shape, np.float32) for key, shape in shapes.items() if key not in dropped}
     with pytest.raises(UserError) as error:
-        check("swin_tiny", shapes, tensors | changes, found or Found({}, 0, [], "", []))
+        check("swin_tiny", shapes, tensors | changes, found or Found({}, 0, [], "", []), "head")
     return str(error.value)
 
 
@@ -25,8 +25,8 @@ def tables(*rows):
 @pytest.mark.parametrize(("rows", "window"), [(529, 12), (225, 8), (2209, 24), (9, 2)])
 def test_another_window_is_named_with_what_to_set(rows, window):
     assert refusal(tables(*[rows] * 4)) == (
-        f"the state dict is not one of swin_tiny: its attention windows are {window} pixels wide, "
-        f"those of the model 7: set window_size={window} (--window_size={window} in the command)"
+        f"the state dict is not one of swin_tiny: the attention windows of the weights are {window} pixels "
+        f"wide, not 7: set window_size={window} (--window_size={window} on the command line)"
     )
 
 
@@ -59,6 +59,17 @@ def test_values_that_are_not_finite_are_named(value, dtype):
 def test_whole_numbers_are_no_weights():
     message = "1 of another type: head.bias int8; name the model that it was saved from"
     assert refusal({"head.bias": np.zeros(10, np.int8)}).endswith(message)
+
+
+@pytest.mark.parametrize(("prefix", "beside"), [("", []), ("backbone.", ["head.bias"]), ("module.encoder_q.", [])])
+def test_weights_without_a_classifier_say_what_to_add(prefix, beside):
+    shapes = {f"layers.{i}.bias": (3,) for i in range(3)} | {"head.bias": (10,), "head.weight": (10, 3)}
+    found = Found({}, 0, beside, "", [], prefix)
+    message = refusal({}, found, ("head.bias", "head.weight"), shapes)
+    hint = f"it has no classifier: add {prefix}head.bias, {prefix}head.weight (zeros, to train a new one)"
+    assert f"the state dict is not one of swin_tiny: {hint}; 2 missing: head.bias, head.weight" in message
+    assert ("1 left over: head.bias" in message) == bool(beside)
+    assert "no classifier" not in refusal({}, found, ("head.bias", "head.weight", "layers.0.bias"), shapes)
 
 
 LONG = {

@@ -27,6 +27,8 @@ def place_and_value(content, key=None):
         weights("encoder_q.0.") | {"epoch": 3},
         weights("_forward_module.student.net."),
         {"layers._orig_mod.0.weight" if name == "layers.0.weight" else name: x for name, x in weights().items()},
+        {name.replace("layers.0.", "layers._fsdp_wrapped_module.0._orig_mod."): x for name, x in weights().items()},
+        {name.replace("layers.0.", "layers.0._checkpoint_wrapped_module."): x for name, x in weights().items()},
         {"params": weights("module.")},
         {"checkpoint": {"epoch": 2, "weights": weights("model.")}, "args": {"lr": 0.1}},
         {"state": weights(), "optimizer": {"state": {0: {"exp_avg": np.ones(2)}}, "param_groups": [{"lr": 0.1}]}},
@@ -65,6 +67,30 @@ def test_an_average_may_be_in_the_same_mapping_and_lack_some_tensors():
     assert find(content, [NAMES], key="teacher").tensors["stem.weight"][0] == 1
 
 
+@pytest.mark.parametrize(
+    ("plain", "average"),
+    [
+        ("_model.", "_ema_model."),
+        ("model.", "model._ema."),
+        ("net._student.", "net._teacher."),
+        ("", "_orig_mod.avg."),
+        ("_orig_mod.", "_ema._orig_mod."),
+    ],
+)
+def test_prefixes_with_an_underscore_stay_apart(plain, average):
+    """Attributes that begin with one are as common in Lightning as others."""
+    for content in (weights(plain) | weights(average, 1.0), weights(average, 1.0) | weights(plain)):
+        assert place_and_value(content)[1] == 0
+        assert len(find(content, [NAMES]).others) == 1
+
+
+def test_names_that_differ_by_a_wrapper_stay_apart():
+    content = weights("net.") | weights("net._orig_mod.", 1.0) | weights("net._fsdp_wrapped_module.", 2.0)
+    assert place_and_value(content) == ("net", 0)
+    assert find(content, [NAMES]).others == ["net._orig_mod", "net._fsdp_wrapped_module"]
+    assert place_and_value(content, key="net._orig_mod") == ("net._orig_mod", 1)
+
+
 def test_an_average_alone_is_taken():
     assert place_and_value({"model_ema": weights("module."), "optimizer": {}}) == ("model_ema", 0)
 
@@ -92,6 +118,19 @@ def test_an_unknown_key_names_the_nearest():
 def test_a_key_without_weights_is_refused(content):
     with pytest.raises(UserError, match="there is no key 'model' with weights of this model; leave key .* out"):
         find(content, [NAMES], key="model")
+
+
+@pytest.mark.parametrize("key", ["head", "layers", "layers.0", "stem"])
+def test_a_part_of_the_network_is_no_key(key):
+    with pytest.raises(UserError, match=f"no key '{key}' with weights of this model; leave key"):
+        find(weights(), [NAMES], key=key)
+    with pytest.raises(UserError, match=f"unknown key '{key}'; choose one of: model, model_ema"):
+        find({"model": weights(), "model_ema": weights("module.")}, [NAMES], key=key)
+
+
+def test_a_key_of_another_network_is_left_to_the_comparison_of_names():
+    other = {"model": {"vit.weight": np.ones(2)}, "model_ema": {"vit.weight": np.zeros(2)}}
+    assert find(other, [NAMES], key="model_ema").tensors["vit.weight"][0] == 0
 
 
 def test_an_optimizer_holds_no_weights():

@@ -2,12 +2,13 @@ from functools import partial
 
 import flax
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
 import acmix_jax
 from acmix_jax.convert import from_torch, to_torch
-from acmix_jax.convert.state_dict import variable_shapes
+from acmix_jax.convert.state_dict import convert, variable_shapes
 from acmix_jax.errors import UserError
 from tests import networks
 
@@ -116,10 +117,31 @@ def test_fields_and_channels_are_found():
     assert flax.traverse_util.flatten_dict(back).keys() == flax.traverse_util.flatten_dict(variables).keys()
 
 
-def test_half_precision_becomes_float32():
-    tensors = to_torch("resnet14_stem1", networks.random_variables("resnet14_stem1"))
-    variables = from_torch("resnet14_stem1", {key: np.asarray(value, np.float16) for key, value in tensors.items()})
+@pytest.fixture(scope="module")
+def small():
+    """A state dict of resnet14_stem1."""
+    return to_torch("resnet14_stem1", networks.random_variables("resnet14_stem1"), num_batches_tracked=7)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64, np.longdouble])
+def test_each_precision_becomes_float32(small, dtype):
+    variables = from_torch("resnet14_stem1", {key: value.astype(dtype) for key, value in small.items()})
     assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
+
+
+@pytest.mark.parametrize("value", [1e39, -1e300, np.nan])
+def test_what_is_not_finite_in_float32_is_refused(small, value):
+    with pytest.raises(UserError, match=r"NaN or infinite in fc\.bias"):
+        from_torch("resnet14_stem1", small | {"fc.bias": np.full(10, value)})
+
+
+@pytest.mark.parametrize(
+    ("counter", "expected"),
+    [(np.float32(np.nan), 0), (np.float64(1e30), 0), (np.int64(-3), 0), (np.ones(2, int), 0), (np.array([5]), 5)],
+)
+def test_only_whole_numbers_count_batches(small, counter, expected):
+    counters = {key: counter for key in small if key.endswith("num_batches_tracked")}
+    assert convert("resnet14_stem1", small | counters).batches_tracked == expected
 
 
 @pytest.mark.slow

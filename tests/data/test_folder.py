@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from acmix_jax.data import listing
 from acmix_jax.data.folder import FolderSource
@@ -46,13 +46,23 @@ def test_folders_of_systems_are_no_classes(root, name, split, capsys):
     for opened in ("train", "test"):
         assert open_folder(root, opened) == TWO
     said = capsys.readouterr().err
-    assert said == f"warning: left out of {root / split}: 1 hidden or left by a system, such as {name}\n"
+    reason = "hidden" if name[0] == "." else "left by a system"
+    assert said == f"warning: left out of {root / split}: 1 {reason}, such as {name}\n"
 
 
 def test_folders_of_systems_are_not_entered_at_any_depth(root, capsys):
     touch(root / "train/cat/.thumbs/1.jpg", root / "train/cat/a/@eaDir/1.jpg/s.jpg", root / "train/cat/._0.jpg")
     assert open_folder(root) == TWO
-    assert "3 hidden or left by a system, such as cat/" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "2 hidden, such as cat/" in said
+    assert "1 left by a system, such as cat/a/@eaDir" in said
+
+
+@pytest.mark.parametrize("name", ["recycler", "Temporary Items", "snapshot", "trash", "System", "cache", "#1", "@home"])
+def test_names_that_a_class_may_have_are_classes(root, name, capsys):
+    touch(root / "train" / name / "1.jpg")
+    assert f"{name}/1.jpg" in dict(open_folder(root))
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -70,19 +80,47 @@ def test_formats_that_pillow_only_writes_do_not_count():
     assert not {".pdf", ".palm"} & listing.image_suffixes()
 
 
+@pytest.mark.parametrize(
+    "name", ["features.h5", "a.HDF", "clip.mpg", "clip.mpeg", "a.wmf", "a.emf", "a.eps", "a.ps", "a.grib", "a.bufr"]
+)
+def test_formats_that_pillow_only_identifies_do_not_count(root, name, capsys):
+    touch(root / "train/dog" / name)
+    assert open_folder(root) == TWO
+    assert f"(1 {Path(name).suffix.lower()}), such as dog/{name}" in capsys.readouterr().err
+
+
+def test_each_suffix_that_counts_is_of_a_format_with_pixels():
+    formats = {Image.registered_extensions()[suffix] for suffix in listing.image_suffixes()}
+    stubs = {
+        kind
+        for kind, (reader, _) in Image.OPEN.items()
+        if isinstance(reader, type) and issubclass(reader, ImageFile.StubImageFile)
+    }
+    assert len(formats) > 30
+    assert not formats & stubs
+
+
 def test_other_files_are_counted_by_suffix(root, capsys):
     names = ("a.TXT", "b.txt", "c.csv", "README", "d.jpg.part", "folder.old/e")
     touch(*(root / "train/cat" / name for name in names))
     assert open_folder(root) == TWO
     said = capsys.readouterr().err
-    assert "6 without the suffix of an image (2 .txt, 2 none, 1 .csv, 1 .part), such as cat/" in said
+    assert "6 without a suffix that Pillow reads (2 .txt, 2 none, 1 .csv, 1 .part), such as cat/" in said
+
+
+@pytest.mark.parametrize("name", ["IMG_1.HEIC", "a.heif", "b.dng", "c.jxl", "d.svg", "e.mp4"])
+def test_what_is_said_of_images_that_pillow_does_not_read_is_true(root, name, capsys):
+    touch(root / "train/cat" / name)
+    assert open_folder(root) == TWO
+    said = capsys.readouterr().err
+    assert f"1 without a suffix that Pillow reads (1 {Path(name).suffix.lower()}), such as cat/{name}" in said
 
 
 def test_many_suffixes_are_not_all_listed(root, capsys):
     touch(*(root / "train/cat" / f"image.{i:04}" for i in range(1000)))
     open_folder(root)
     said = capsys.readouterr().err
-    assert "1,000 without the suffix of an image" in said
+    assert "1,000 without a suffix that Pillow reads" in said
     assert "and 995 more" in said
     assert len(said) < 300 + len(str(root))
 
@@ -106,6 +144,17 @@ def test_empty_classes_are_refused_by_name(root):
         open_folder(root)
     touch(root / "val/bird/1.jpg")
     assert open_folder(root, "test") == [("bird/1.jpg", 0), ("cat/0.jpg", 1), ("dog/0.jpg", 2)]  # fish is behind them
+
+
+def test_classes_that_nothing_measures_are_said(root, capsys):
+    touch(*(root / f"train/{name}/1.jpg" for name in ("ant", "bee", "fish", "gnu")), root / "val/bee/notes.txt")
+    (root / "val/ant").mkdir()
+    assert open_folder(root, "test") == [("cat/0.jpg", 2), ("dog/0.jpg", 3)]
+    said = capsys.readouterr().err
+    why = f"4 of 6 classes have no images in {root}/val, so nothing measures them: ant, bee, fish and 1 more"
+    assert f"warning: {why}\n" in said
+    open_folder(root, "train")
+    assert "measures" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("target", ["../../{split}", "../cat", "..", "../..", "/", "../dog", "loop"])

@@ -139,6 +139,17 @@ def test_numbers_of_unknown_range_are_refused(order, channels, bits, sample_form
             action(Photo(data, "deep.tif"))
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("bits", "channels"), [(16, 3), (12, 3), (16, 1)])
+def test_deep_planes_without_compression_are_refused(order, bits, channels):
+    """Pillow takes the bytes of 16-bit samples for samples of 8 bits there."""
+    planes = [(284, 3, 1, struct.pack(order + "HH", 2, 0))]
+    photo = Photo(tiff(bytes(400), (8, 8), bits, channels=channels, order=order, more=planes), "scan.tif")
+    for action in (photos.size, photos.decode):
+        with pytest.raises(CorruptImage, match=f"^image scan.tif has uncompressed {bits}-bit channels in separate pl"):
+            action(photo)
+
+
 @pytest.mark.parametrize(("kind", "mode"), [("Pf", "32-bit floats"), ("FITS", "16-bit integers")])
 def test_numbers_of_unknown_range_are_refused_in_other_formats(kind, mode):
     cards = ("SIMPLE  =   T", "BITPIX  =  16", "NAXIS   =   2", "NAXIS1  =   8", "NAXIS2  =   8", "END")

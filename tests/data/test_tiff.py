@@ -45,6 +45,17 @@ def test_a_tag_of_many_values_beyond_the_end_is_absent():
     assert not Tags(data).is_cut_off  # its pixels are all there
 
 
+@pytest.mark.parametrize(
+    ("bits", "planes", "compression", "expected"),
+    [(16, 2, 1, True), (16, 2, 8, False), (8, 2, 1, False), (16, 1, 1, False)],
+)
+def test_only_planes_that_pillow_misreads_are_told(bits, planes, compression, expected):
+    data = tiff(bytes(24), (4, 3), bits, more=[(284, 3, 1, struct.pack("<HH", planes, 0))])
+    uncompressed = struct.pack("<HHIHH", 259, 3, 1, 1, 0)
+    tags = Tags(data.replace(uncompressed, struct.pack("<HHIHH", 259, 3, 1, compression, 0)))
+    assert tags.has_deep_planes == expected
+
+
 def test_pixels_keep_their_tags_and_lose_all_others():
     data = tiff(bytes(12), (4, 3), bits=8, more=[(274, 3, 1, struct.pack("<HH", 6, 0)), (305, 2, 3, b"us\0\0")])
     bare = Tags(Tags(data).without_metadata())

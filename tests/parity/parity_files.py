@@ -159,7 +159,7 @@ def test_masks_of_another_window_and_image_size_come_back(name, tmp_path):
     state = {key: torch.from_numpy(x) for key, x in to_torch(name, variables, image_size=64).items()}
     torch.save({"model": state}, tmp_path / "weights.pth")
     flags = ["--model", name, "--checkpoint", str(tmp_path / "weights.pth"), "--out", str(tmp_path / "out")]
-    with pytest.raises(SystemExit, match=r"windows are 4 pixels wide, .* 7: set window_size=4 \(--window_size=4 in"):
+    with pytest.raises(SystemExit, match=r"windows .* 4 pixels wide, not 7: set window_size=4 \(--window_size=4 on"):
         run_command(flags)
     run_command([*flags, "--window_size=4"])
     command.export_weights(name, tmp_path / "out", tmp_path / "back.pth")

@@ -79,7 +79,7 @@ def test_what_is_left_out_is_said(run, images, tmp_path, capsys):
     summary = predict_images(*run[:2], "latest", images, tmp_path / "out")
     assert "6 images classified, 1 left out" in summary
     said = capsys.readouterr().err
-    assert "1 without the suffix of an image (1 .txt)" in said
+    assert "1 without a suffix that Pillow reads (1 .txt)" in said
     assert "warning: image cut.png is corrupt" in said
 
 

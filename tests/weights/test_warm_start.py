@@ -145,8 +145,8 @@ def test_windows_of_another_size_are_named_with_what_to_set(name, theirs, asked)
     with pytest.raises(UserError) as error:
         merge(random_variables(name, window_size=asked), trained)
     assert str(error.value) == (
-        f"the weights do not fit: their attention windows are {theirs} pixels wide, those of the model {asked}: "
-        f"set window_size={theirs} (--config.acmix.window_size={theirs})"
+        f"the weights do not fit: the attention windows of the weights are {theirs} pixels wide, not {asked}: "
+        f"set window_size={theirs} (--config.acmix.window_size={theirs} on the command line)"
     )
 
 
