@@ -83,7 +83,8 @@ def _split_folder(directory, split):
     existing = next((folder for folder in folders if folder.is_dir()), None)
     if existing is None:
         tried = " or ".join(printable(str(folder)) for folder in folders)
-        raise UserError(f"no folder {tried}; set --config.data.dir (or --folder) to one that holds train/CLASS/ and val/CLASS/")
+        hint = "set --config.data.dir (or --folder) to one that holds train/CLASS/ and val/CLASS/"
+        raise UserError(f"no folder {tried}; {hint}")
     return existing
 
 

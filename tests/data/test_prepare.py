@@ -187,7 +187,7 @@ def test_mistakes_are_named(tmp_path, settings, folder):
         pipeline.open_source(settings, "train")
     settings.source = "folder"
     with pytest.raises(
-        UserError, match=r"no folder .*/train; set --config.data.dir .* to one that holds train/ and val/"
+        UserError, match=r"no folder .*/train; set --config.data.dir .* to one that holds train/CLASS/ and val/CLASS/"
     ):
         pipeline.open_source(settings, "train")
     (tmp_path / "train" / "cat").mkdir(parents=True)
