@@ -9,9 +9,6 @@ import pytest
 from acmix_jax import list_models
 from acmix_jax.config import (
     FIELDS,
-    NAME,
-    PATH,
-    TEXT,
     check_config,
     default_config,
     expand_path,
@@ -20,11 +17,12 @@ from acmix_jax.config import (
     local_path,
     may_change,
     restore_config,
-)  # fmt: skip
+)
+from acmix_jax.config.fields import NAME, PATH, TEXT  # fmt: skip
 from acmix_jax.errors import UserError
 from acmix_jax.layers import weights
 from acmix_jax.run import workdir
-from configs import digits, fashion_mnist, imagenet, sweep_digits
+from configs import ade20k, digits, fashion_mnist, imagenet, scenes, stamps, sweep_digits
 
 ANY_TEXT = {  # strings without a check here, and the reason
     "task": NAME, "model": NAME, "data.source": NAME, "best_metric": NAME,  # checked where they are looked up
@@ -49,6 +47,9 @@ BAD = {
     "data.mean": [(), (0.5, 0.5), (77.8,), (-0.1,), ("abc",)],
     "data.std": [(0.0,), (95.9,), (0.2, 0.2)],
     "data.crop_scale": [(1.0, 0.08), (0.0, 1.0), (0.08, 1.5), (0.5,)],
+    "data.scale_range": [(2.0, 0.5), (0.0, 1.0), (0.5, 200.0), (0.5,)],
+    "data.max_class_share": [0.0, 1.5],
+    "data.ignore_label": [-1, 256],
     "profile_steps": ["ten", "20:10", "-1:5"],
     "optimizer.no_decay": ["("],
 }
@@ -113,6 +114,7 @@ def test_only_a_field_with_that_default_may_be_none(name):
     [
         ({"batch_size": 64, "accumulate": 3}, "accumulate=3 does not divide batch_size=64; use a divisor"),
         ({"accumulate": 4, "batch_norm_groups": 32}, "batch_norm_groups=32 does not divide the 16 images of a pass"),
+        ({"data.source": "label_maps"}, "data.image_size=0 leaves images of several sizes"),
         ({"data.random_crop": True}, "data.image_size=0 leaves images of several sizes"),
         ({"data.image_size": 384, "data.eval_resize": 256}, "eval_resize=256 is less than image_size=384"),
         ({"distributed.process_id": 1}, "process_id=1 counts from 0; use a number below num_processes=1"),
@@ -122,6 +124,22 @@ def test_fields_that_contradict_each_other_are_refused(changes, message):
     config = digits.get_config()
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=message):
+        check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name", "value", "message"),
+    [
+        (scenes, "mixup", 0.8, "mixup=0.8 is of classification; leave it at 0.0 with task=segmentation"),
+        (scenes, "data.shift", 1, "data.shift=1 is of classification; leave it at 0 with task=segmentation"),
+        (digits, "head", "upernet", "head=upernet is of segmentation; leave it at None with task=classification"),
+        (digits, "test_scales", (0.5, 1.0), r"test_scales=\(0.5, 1.0\) is of segmentation; leave it at \(1.0,\) with"),
+    ],
+)  # fmt: skip
+def test_a_field_of_another_task_is_refused(recipe, name, value, message):
+    config = recipe.get_config()
+    config.update_from_flattened_dict({name: value})
+    with pytest.raises(UserError, match=f"^--config.{message}"):
         check_config(config)
 
 
@@ -141,9 +159,10 @@ def test_a_missing_field_is_named():
 
 @pytest.mark.parametrize(
     "config",
-    [digits.get_config(), sweep_digits.get_config(),
-     *map(fashion_mnist.get_config, list_models("*micro*")), *map(imagenet.get_config, list_models())],
-    ids=lambda config: config.model,
+    [digits.get_config(), sweep_digits.get_config(), scenes.get_config(), stamps.get_config(),
+     *map(fashion_mnist.get_config, list_models("*micro*")), *map(imagenet.get_config, list_models()),
+     *map(ade20k.get_config, list_models())],
+    ids=lambda config: f"{config.data.source} {config.model}",
 )  # fmt: skip
 def test_recipes_are_valid(config):
     check_config(config)

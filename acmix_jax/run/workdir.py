@@ -11,17 +11,22 @@ from acmix_jax.errors import UserError, first_few, printable
 
 WEIGHTS = "weights.json"
 """The facts about a folder of converted or folded weights; such a folder has no config.json."""
+FACTS = ("classes", "colors", "image_size")
+"""What a run knows of its data beside its config: names of the classes, their colours as #rrggbb, and height and width
+of the images that it trained on."""
 
 
 def prepare(
-    workdir: Path, config: Any, images: int, environment: dict[str, Any], classes: Sequence[str] | None = None
-) -> None:
+    workdir: Path, config: Any, images: int, environment: dict[str, Any], classes: Sequence[str] | None = None,
+    **facts: Any,
+) -> None:  # fmt: skip
     """Creates the folder and writes config.json, or checks that the run in it has the same config.
 
     Args:
       images: number of training images, which determines their order in an epoch.
       environment: versions, devices and so on, for config.json's "environment"; may change.
       classes: names that the labels stand for, in order, for config.json's "classes"; see `check_classes`.
+      **facts: others about the data, one of FACTS each; those that are None are left out.
 
     Raises:
       UserError: the folder cannot be written, or holds a run of another config or number of images.
@@ -35,6 +40,7 @@ def prepare(
         workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():
             saved = json.loads(path.read_text())
+            facts = {name: saved.get(name) if facts.get(name) is None else facts[name] for name in FACTS[1:]}
             classes = classes or saved.get("classes")
             before = saved.get("environment", {}).get("training_images", images)
             _check_same(workdir, _config_in(saved), config)
@@ -46,6 +52,7 @@ def prepare(
         temporary = path.with_suffix(".tmp")
         content = config.to_dict() | {"environment": environment | {"training_images": images}}
         content |= {"classes": list(classes)} if classes else {}
+        content |= {name: fact for name, fact in facts.items() if fact is not None}
         temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
         temporary.replace(path)
     except json.JSONDecodeError as error:
@@ -95,9 +102,9 @@ def config_to_look_with(workdir: Path, given: Any | None) -> Any:
     A number of classes that is None in `given` is that of the weights.
 
     Raises:
-      UserError: the folder holds no weights; `given` differs from the run's config in more than the batch size and the
-        fields that may change; or no run made the weights, and `given` is missing or names another model or number of
-        classes.
+      UserError: the folder holds no weights; `given` differs from the run's config in more than the batch size, scales
+        and flips of the evaluation and the fields that may change; or no run made the weights, and `given` is missing
+        or names another model or number of classes.
     """
     facts = read_facts(workdir)
     own, hint = facts.get("config"), f"{str(workdir)!r} holds weights of {facts['model']} with {facts['num_classes']}"
@@ -107,7 +114,7 @@ def config_to_look_with(workdir: Path, given: Any | None) -> Any:
         return restore_config(own, workdir)
     given = follow_data(given, facts["num_classes"])
     if own is not None:
-        _check_same(workdir, own, given, "batch_size")
+        _check_same(workdir, own, given, "batch_size", "test_scales", "test_flip")
     elif (given.model, given.data.num_classes) != (facts["model"], facts["num_classes"]):
         raise UserError(
             f"{hint} classes, but --config is of {given.model} with {given.data.num_classes}; set --config.model="
@@ -133,9 +140,9 @@ def read_facts(folder: Path) -> dict[str, Any]:
             saved = json.loads((folder / name).read_text())
             if name == WEIGHTS:
                 return {key: saved[key] for key in ("model", "num_classes")} | saved  # these two are required
-            config, classes = _config_in(saved), saved.get("classes")
+            config = _config_in(saved)
             facts = {"model": config["model"], "num_classes": config["data"]["num_classes"], "config": config}
-            return facts | ({"classes": classes} if classes else {})
+            return facts | {name: saved[name] for name in FACTS if name in saved}
         except (FileNotFoundError, NotADirectoryError):
             continue
         except KeyError as error:
@@ -177,7 +184,7 @@ def write_facts(folder: Path, facts: dict[str, Any]) -> None:
 
 def _config_in(saved: dict[str, Any]) -> dict[str, Any]:
     """The config alone, from the content of config.json."""
-    return {key: value for key, value in saved.items() if key not in ("environment", "classes")}
+    return {key: value for key, value in saved.items() if key not in ("environment", *FACTS)}
 
 
 def _check_same(workdir: Path, saved: dict[str, Any], config: Any, *ignored: str) -> None:

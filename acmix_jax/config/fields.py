@@ -4,17 +4,9 @@ A new field is one new entry of FIELDS. A recipe in configs/ starts from `defaul
 field, with =: --config.optimizer.learning_rate=0.2 --config.data.mean=0.5,0.5,0.5 --config.drop_path=None.
 """
 
-import argparse
-import os
 import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
-
-import ml_collections
-from ml_collections import config_dict
-
-from acmix_jax.errors import UserError, check_choice
 
 
 class Valid(NamedTuple):
@@ -69,13 +61,15 @@ def _is_trace(value):
 
 
 FRACTION, ABOVE_0, BELOW_1 = number(0, 1), number(0, 1, but_not=0), number(0, 1, but_not=1)
-PIXELS, PER_CHANNEL, TWO = whole(0, 2**14), (1, 3), several((2,), ABOVE_0)  # one value for all channels, or RGB
-RANGE = Valid("two numbers, 0 < smallest <= largest <= 1", lambda value: TWO.accepts(value) and value[0] <= value[1])
+PIXELS, PER_CHANNEL, TWO = whole(0, 2**14), (1, 3), several((2,), number(0, 100, but_not=0))  # one value or RGB
+SCALES = Valid("two numbers, 0 < smallest <= largest <= 100", lambda value: TWO.accepts(value) and value[0] <= value[1])
+RANGE = Valid("two numbers, 0 < smallest <= largest <= 1", lambda value: SCALES.accepts(value) and value[1] <= 1)
 EPOCHS = several((), number(0, 1_000_000))
+FACTOR = several((), number(0.1, 10))
+FACTORS = Valid("one or more numbers from 0.1 to 10", lambda value: FACTOR.accepts(value) and len(value) > 0)
 SWITCH = Valid("True or False", lambda value: isinstance(value, bool))
 TEXT = Valid("text", lambda value: isinstance(value, str))
-NAME = Valid("a name", TEXT.accepts)  # checked by the module that looks it up
-PATH = Valid("a path", TEXT.accepts)
+NAME, PATH = Valid("a name", TEXT.accepts), Valid("a path", TEXT.accepts)  # checked by the module that looks it up
 REGEX = Valid("a regular expression", lambda value: TEXT.accepts(value) and bool(re.compile(value)))
 TRACE = Valid("steps such as 100:110", _is_trace)  # or an empty text
 RESUME = True
@@ -84,6 +78,8 @@ FIELDS: dict[str, Field] = {
     # The model
     "task": Field("classification", NAME, "one of acmix_jax.tasks"),
     "model": Field("acmix_resnet50", NAME, "one of acmix_jax.list_models()"),
+    "head": Field(None, NAME, "head of a dense task; of segmentation semantic_fpn (the default) or upernet"),
+    "head_width": Field(None, whole(1), "channels of its layers; None: its own"),
     "dtype": Field("float32", one_of("float32", "bfloat16"), "of the computation; parameters stay float32"),
     "seed": Field(0, whole(0, 2**32 - 1), "of initialisation, shuffling and augmentation"),
     "drop_path": Field(None, BELOW_1, "stochastic depth rate of the last block of Swin and PVT"),
@@ -96,6 +92,7 @@ FIELDS: dict[str, Field] = {
                                "alpha and beta: each learned; alpha and 1 - alpha; 0.5 and 0.5"),
     "acmix.num_heads": Field(None, whole(1), "attention heads; ResNet only"),
     "acmix.window_size": Field(None, whole(1), "width of the attention window, in pixels; of plain Swin and SAN, too"),
+    "acmix.position_size": Field(None, whole(1), "image size whose position step to keep; ResNet, SAN pairwise"),
     "acmix.kernel_size": Field(3, whole(1), "width of the convolution; odd"),
     "acmix.shift_form": Field(None, NAME, "form of the convolution (ops/shift); None: by ops/choice.py", RESUME),
     "acmix.attention_form": Field(None, NAME, "ResNet's attention (ops/neighborhood); None: by ops/choice.py", RESUME),
@@ -103,12 +100,19 @@ FIELDS: dict[str, Field] = {
     "acmix.shift_init": Field(True, SWITCH, "start the convolution as shifts (the paper), unlike the released ResNet"),
 
     # The data
-    "data.source": Field("digits", NAME, "digits, fashion_mnist, folder, records (by data.prepare) or tfds:NAME"),
+    "data.source": Field("digits", NAME, "digits, fashion_mnist, folder, records, tfds:NAME, scenes or label_maps"),
     "data.dir": Field("", PATH, "folder of the files, for sources that need one", RESUME),
     "data.num_classes": Field(None, whole(2), "outputs of the classifier; None: as many as the data has classes"),
     "data.mean": Field((0.5,), several(PER_CHANNEL, FRACTION), "of the pixels, on a scale from 0 to 1"),
     "data.std": Field((0.5,), several(PER_CHANNEL, ABOVE_0), "standard deviation, as data.mean"),
     "data.image_size": Field(0, PIXELS, "height and width after resizing; 0: images have one size already"),
+    "data.short_side": Field(0, PIXELS, "of segmentation: shorter side, if long_side allows; 0: resize nothing"),
+    "data.long_side": Field(2048, whole(1, 2**14), "largest longer side, with short_side"),
+    "data.size_divisor": Field(32, PIXELS, "evaluate on sides that are multiples of it, with short_side; 0: on any"),
+    "data.scale_range": Field((0.5, 2.0), SCALES, "smallest and largest random factor in training, with short_side"),
+    "data.max_class_share": Field(0.75, ABOVE_0, "part of a crop of a label map that a class may fill; 1: all of it"),
+    "data.ignore_label": Field(255, whole(0, 255), "stored label of pixels without a class"),
+    "data.zero_is_ignored": Field(False, SWITCH, "stored label 0 has no class, and label 1 is the first class"),
     "data.interpolation": Field("bilinear", one_of("bilinear", "bicubic"), "when resizing"),
     "data.random_crop": Field(False, SWITCH, "train on random crops, resized to image_size"),
     "data.crop_scale": Field((0.08, 1.0), RANGE, "smallest and largest fraction of the area in a random crop"),
@@ -134,6 +138,13 @@ FIELDS: dict[str, Field] = {
     "random_erasing": Field(0.0, FRACTION, "probability that a training image gets a rectangle of noise"),
     "mixup": Field(0.0, number(0, 100), "parameter of the Beta distribution; 0: no mixup"),
     "cutmix": Field(0.0, number(0, 100), "as mixup; if both are on, each group of 128 images draws one of them"),
+
+    # Segmentation
+    "classifier_std": Field(0.01, number(0, 100), "of the first weights of a segmenter's last layer"),
+    "photometric": Field(False, SWITCH, "distort the colours of training images (ops/photometric.py)"),
+    "auxiliary_weight": Field(0.4, number(0, 1000), "factor of the loss of UperNet's auxiliary head"),
+    "test_scales": Field((1.0,), FACTORS, "sizes to evaluate an image at, as factors; may differ in --mode=eval"),
+    "test_flip": Field(False, SWITCH, "evaluate the mirrored image, too; may differ in --mode=eval"),
 
     # The optimizer and its schedule, after a linear warm-up
     "optimizer.name": Field("sgd", one_of("sgd", "adamw"), "SGD has momentum"),
@@ -171,128 +182,3 @@ FIELDS: dict[str, Field] = {
     "keep_checkpoints": Field(2, whole(2), "newest ones to keep, besides the best; 2, in case one is corrupt", RESUME),
     "best_metric": Field("", NAME, "metric that the best checkpoint is chosen by; empty: the task's main one", RESUME),
 }  # fmt: skip
-
-
-def default_config() -> ml_collections.ConfigDict:
-    """A new config with the default of every field, for a recipe to change."""
-    tree = {}
-    for name, field in FIELDS.items():
-        section, _, key = name.rpartition(".")
-        # As an object, a field whose default is None takes any literal on the command line, None included.
-        value = config_dict.placeholder(object) if field.default is None else field.default
-        (tree.setdefault(section, {}) if section else tree)[key] = value
-    return ml_collections.ConfigDict(tree)
-
-
-def restore_config(saved: Mapping[str, Any], folder: Path = Path()) -> ml_collections.ConfigDict:
-    """The config of an earlier run in `folder`, from its config.json; fields that were added later get their defaults.
-
-    Raises:
-      UserError: a value is of another type than the field.
-    """
-    config = default_config()
-    try:
-        config.update(saved)
-    except TypeError as error:
-        raise UserError(f"{folder / 'config.json'} is corrupt or of another version ({error}); restore it") from error
-    return config
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values by the names of FIELDS, such as "optimizer.momentum"."""
-    flat = {}
-    for key, value in config.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
-
-
-def follow_data(config: ml_collections.ConfigDict, num_classes: int) -> ml_collections.ConfigDict:
-    """The config; where its number of classes is None, a copy with this one."""
-    if config.data.num_classes is None:
-        config = config.copy_and_resolve_references()
-        config.data.num_classes = num_classes
-    return config
-
-
-def may_change(name: str) -> bool:
-    """True for a field that a resumed run may set anew."""
-    return name in FIELDS and FIELDS[name].may_change
-
-
-def expand_path(path: str | os.PathLike) -> str:
-    """Replaces a leading ~ or ~user and each $NAME, as a shell would.
-
-    Raises:
-      UserError: there is no such user or variable.
-    """
-    expanded = os.path.expanduser(os.path.expandvars(path))
-    if expanded.startswith("~") or re.search(r"\$(\w|\{)", expanded):
-        raise UserError(f"{os.fspath(path)} names a user or a variable that does not exist; write the path out")
-    return expanded
-
-
-def local_path(path: str) -> Path:
-    """The type of a command's arguments that are paths; see `expand_path`."""
-    try:
-        return Path(expand_path(path))
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error  # the only error whose text argparse prints
-
-
-def expand_paths(config: ml_collections.ConfigDict) -> None:
-    """Expands all paths of a config in place; see `expand_path`."""
-    values = flatten(config.to_dict())
-    paths = [name for name, field in FIELDS.items() if field.valid is PATH]
-    config.update_from_flattened_dict({name: expand_path(values[name]) for name in paths})
-
-
-def check_config(config: ml_collections.ConfigDict) -> None:
-    """Raises a UserError for the first field that is unknown, missing, or not valid by itself or beside the others."""
-    values = flatten(config.to_dict())
-    for name in values:
-        check_choice("config field", name, FIELDS)
-    for name, field in FIELDS.items():
-        if name not in values:
-            raise UserError(f"the config has no field {name}; start from acmix_jax.config.default_config()")
-        _check_value(name, field, values[name])
-    _check_images(config)
-    _check_batch(config)
-    if config.distributed.process_id >= config.distributed.num_processes:
-        raise UserError(
-            f"--config.distributed.process_id={config.distributed.process_id} counts from 0; use a number below "
-            f"num_processes={config.distributed.num_processes}"
-        )
-
-
-def _check_value(name, field, value):
-    reason = ""
-    try:
-        valid = field.default is None if value is None else field.valid.accepts(value)
-    except re.error as error:
-        valid, reason = False, f" ({error})"
-    if not valid:
-        hint = field.valid.hint + (", or None" if field.default is None else "")
-        raise UserError(f"--config.{name}={value} is not valid{reason}; use {hint}")
-
-
-def _check_images(config):
-    size, resize = config.data.image_size, config.data.eval_resize
-    needs_size = config.data.source in ("folder", "records") or config.data.random_crop or config.data.rand_augment
-    if not size and needs_size:
-        raise UserError("--config.data.image_size=0 leaves images of several sizes; set it, such as to 224")
-    if 0 < resize < size:
-        raise UserError(
-            f"--config.data.eval_resize={resize} is less than image_size={size}; set it to {int(size * 256 / 224)}, or "
-            "to 0 to evaluate the whole image"
-        )
-
-
-def _check_batch(config):
-    batch_size, passes, groups = config.batch_size, config.accumulate, config.batch_norm_groups
-    if batch_size % passes:
-        raise UserError(f"--config.accumulate={passes} does not divide batch_size={batch_size}; use a divisor of it")
-    if (images := batch_size // passes) % groups:
-        raise UserError(
-            f"--config.batch_norm_groups={groups} does not divide the {images} images of a pass (batch_size / "
-            "accumulate); use a divisor of their number"
-        )
