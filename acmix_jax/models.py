@@ -1,4 +1,4 @@
-"""The registry of model names: `create_backbone` makes the backbone, `create_model` adds the classification head.
+"""The registry of names: `create_backbone` makes a backbone, `create_model` and `create_segmenter` add heads to it.
 
 A backbone is given its mixing layers, one maker for each stage; here, and only here, they are made: `ACmix` or the
 plain network's own layer, with the attention kind of the family.
@@ -10,12 +10,15 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from acmix_jax.backbones import pvt, resnet, san, swin
 from acmix_jax.errors import UserError, check_choice
-from acmix_jax.heads.classifier import ClassifierHead
+from acmix_jax.heads.classifier import Classifier, ClassifierHead
+from acmix_jax.heads.fpn import FPN
+from acmix_jax.heads.segmenter import Segmenter
+from acmix_jax.heads.semantic_fpn import SemanticFPN
+from acmix_jax.heads.upernet import FCN, UperNet
 from acmix_jax.layers.acmix import ACmix
 from acmix_jax.layers.attention import (
     GlobalAttention,
@@ -25,7 +28,7 @@ from acmix_jax.layers.attention import (
     WindowAttention,
 )
 from acmix_jax.layers.self_attention import SelfAttention
-from acmix_jax.layers.weights import check_trainable, kaiming_fan_out, normal_02, torch_default
+from acmix_jax.layers.weights import kaiming_fan_out, normal_02, torch_default
 from acmix_jax.ops.choice import run_attention_form
 
 
@@ -35,40 +38,6 @@ class ModelName(NamedTuple):
     family: str  # "resnet"
     plain: str  # "resnet50"
     is_acmix: bool
-
-
-class Classifier(nn.Module):
-    """A backbone and a classification head.
-
-    Attributes:
-      backbone: module from images to {"c2", "c3", "c4", "c5"}, and "token" if it has a class token.
-      classifier: module from these to logits; its parameters lie beside "backbone".
-
-    Raises:
-      UserError: training with folded variables.
-    """
-
-    backbone: nn.Module
-    classifier: ClassifierHead
-
-    def setup(self):
-        nn.share_scope(self, self.classifier)
-
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Images float `[B, H, W, 3]` to logits float32 `[B, num_classes]`."""
-        if train:
-            check_trainable(self)
-        return self.classifier(self.backbone(images, train))
-
-    def features(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """The backbone's maps by name, `[B, H / stride, W / stride, C]` each."""
-        maps = self.backbone(images, train)
-        return {name: maps[name] for name in ("c2", "c3", "c4", "c5")}
-
-    @property
-    def num_classes(self) -> int:
-        """Number of logits."""
-        return self.classifier.num_classes
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -92,6 +61,7 @@ def create_backbone(
     remat: bool = False,
     frozen_stages: int = 0,
     norm_eval: bool = False,
+    dense: bool = False,
     **acmix: Any,
 ) -> nn.Module:
     """Builds a backbone as a Linen module: images `[B, H, W, 3]` to {"c2", "c3", "c4", "c5"}.
@@ -105,13 +75,15 @@ def create_backbone(
       dropout: rate in Swin and PVT.
       remat: rematerialise each block in the backward pass: less memory, more time.
       frozen_stages, norm_eval: see `backbones.resnet.ResNet` (ResNet only).
+      dense: as detection and segmentation have it: PVT without a class token, Swin with a norm on each map.
       **acmix: fields of `layers.acmix.ACmix` or of its attention to change in every block, only for models named
         acmix_*: paths, combination, kernel_size, shift_form, shift_init, shared_shift; window_size (not PVT; plain
-        Swin and SAN have it, too); num_heads, attention_form (ResNet).
+        Swin and SAN have it, too); num_heads, attention_form (ResNet); position_size (ResNet, and pairwise SAN, plain
+        or not): side in pixels of the images whose distances in the position term are kept on images of any size.
 
     Raises:
       UserError: unknown name of a model or field, with the nearest ones; a field that this model does not have; or a
-        window without pixels.
+        window or image without pixels.
     """
     parsed = parse_name(name)
     family = FAMILIES[parsed.family]
@@ -119,14 +91,15 @@ def create_backbone(
         check_choice(f"ACmix field of {name}", field, family.fields)
     if not parsed.is_acmix and (foreign := [field for field in acmix if field not in family.plain_fields]):
         raise UserError(f"{name} has no ACmix layer to set {', '.join(foreign)} in; use acmix_{name}")
-    if (window := acmix.get("window_size")) is not None and window < 1:
-        raise UserError(f"window_size={window} is not valid; use a whole number from 1")
+    for size in ("window_size", "position_size"):
+        if acmix.get(size) is not None and acmix[size] < 1:
+            raise UserError(f"{size}={acmix[size]} is not valid; use a whole number from 1")
     options = {"drop_path": drop_path, "dropout": dropout, "frozen_stages": frozen_stages, "norm_eval": norm_eval}
     for option, value in options.items():
         if value and option not in family.options:
             raise UserError(f"{name} has no {option}; leave it at its default")
     variant, mixers = family.parts(parsed.plain, parsed.is_acmix, **acmix)
-    own = {option: options[option] for option in family.options}
+    own = {option: options[option] for option in family.options} | (family.dense if dense else {})
     return family.backbone(variant, tuple(mixers), dtype=dtype, remat=remat, **own)
 
 
@@ -143,8 +116,39 @@ def create_model(name: str, num_classes: int = 1000, dtype: Any = jnp.float32, *
     return Classifier(create_backbone(name, dtype, **options), ClassifierHead(num_classes, dtype=dtype, **head))
 
 
+def create_segmenter(
+    name: str,
+    head: str = "semantic_fpn",
+    num_classes: int = 150,
+    dtype: Any = jnp.float32,
+    head_width: int | None = None,
+    classifier_std: float = 0.01,
+    **options: Any,
+) -> Segmenter:
+    """Builds a network for semantic segmentation as a Linen module; initialise it through `with_auxiliary`.
+
+    Args:
+      name: one of `list_models()`.
+      head: "semantic_fpn" (with PVT in the paper) or "upernet" (with Swin there; has an auxiliary head).
+      num_classes: number of logits of each pixel.
+      dtype: type of the computation; parameters and logits are float32.
+      head_width: channels of the FPN, or of UperNet; the convolutions of Semantic FPN and of the auxiliary head have
+        half as many. None for the released 256 and 512.
+      classifier_std: see `heads.segmenter.PixelClassifier`.
+      **options: of `create_backbone`, which also says what it raises.
+
+    Raises:
+      UserError: unknown head.
+    """
+    check_choice("head", head, SEGMENTATION_HEADS)
+    backbone = create_backbone(name, dtype, dense=True, **options)
+    return Segmenter(
+        backbone, **SEGMENTATION_HEADS[head](num_classes, head_width, dtype, classifier_std=classifier_std)
+    )
+
+
 def model_fields(config: Any, backend: str | None = None) -> dict[str, Any]:
-    """The keywords of `create_model` and `create_backbone` that a config (acmix_jax/config.py) sets.
+    """The keywords of `create_model` and `create_backbone` that a config (acmix_jax/config/fields.py) sets.
 
     Args:
       backend: that of the run's devices, whose own form of attention is added (`choice.run_attention_form`); None for
@@ -173,20 +177,29 @@ def _mixer(is_acmix: bool, kind: Callable[..., nn.Module], shared: dict[str, Any
     return partial(SelfAttention, attention_kind=kind, **shared)
 
 
-def _resnet(plain, is_acmix, window_size=7, attention_form=None, **fields) -> Parts:
+def _resnet(plain, is_acmix, window_size=7, position_size=None, attention_form=None, **fields) -> Parts:
     """3x3 convolutions, or ACmix as the released ResNet has it: 4 heads, a 7x7 window, Kaiming initialisation."""
+    variant = resnet.VARIANTS[plain]
+    if not is_acmix:
+        return variant, [resnet.conv3x3] * 4
     kind = partial(LocalAttention, window_size=window_size, form=attention_form, kernel_init=kaiming_fan_out)
-    mixer = partial(ACmix, attention_kind=kind, kernel_init=kaiming_fan_out, **fields) if is_acmix else resnet.conv3x3
-    return resnet.VARIANTS[plain], [mixer] * 4
+    strides = resnet.ResNet(variant).strides.values()
+    kinds = [partial(kind, position_size=position_size and position_size / stride) for stride in strides]
+    return variant, [partial(ACmix, attention_kind=kind, kernel_init=kaiming_fan_out, **fields) for kind in kinds]
 
 
-def _san(plain, is_acmix, window_size=None, **fields) -> Parts:
+def _san(plain, is_acmix, window_size=None, position_size=None, **fields) -> Parts:
     """`window_size` replaces the 7 of all stages but the first."""
     attention = PairwiseAttention if plain.endswith("_pairwise") else PatchwiseAttention
     variant = san.VARIANTS[plain.removesuffix("_pairwise")]
     sizes = [variant.window_sizes[0], *(window_size or size for size in variant.window_sizes[1:])]
-    heads = {"num_heads": 4, "qk_heads": 1}
-    return variant, [_mixer(is_acmix, partial(attention, window_size=size), heads, fields) for size in sizes]
+    kinds = [partial(attention, window_size=size) for size in sizes]
+    if position_size is not None:
+        if attention is PatchwiseAttention:
+            raise UserError(f"{plain} has no position term; leave position_size out, or use {plain}_pairwise")
+        strides = [2 ** (stage + variant.first_pool) for stage in range(len(kinds))]
+        kinds = [partial(kind, position_size=position_size / s) for kind, s in zip(kinds, strides, strict=True)]
+    return variant, [_mixer(is_acmix, kind, {"num_heads": 4, "qk_heads": 1}, fields) for kind in kinds]
 
 
 def _pvt(plain, is_acmix, **fields) -> Parts:
@@ -204,6 +217,19 @@ def _swin(plain, is_acmix, window_size=7, **fields) -> Parts:
     return variant, [_mixer(is_acmix, kind, own, acmix) for own in shared]
 
 
+def _semantic_fpn(num_classes, width, dtype, **fields) -> dict[str, nn.Module]:
+    width = width or 256
+    return {"neck": FPN(width, dtype=dtype), "head": SemanticFPN(num_classes, width // 2, dtype=dtype, **fields)}
+
+
+def _upernet(num_classes, width, dtype, **fields) -> dict[str, nn.Module]:
+    width = width or 512
+    head = UperNet(num_classes, width, dtype=dtype, **fields)
+    return {"head": head, "auxiliary": FCN(num_classes, width // 2, dtype=dtype, **fields)}
+
+
+SEGMENTATION_HEADS = {"semantic_fpn": _semantic_fpn, "upernet": _upernet}
+
 _LINEAR = {"kernel_init": normal_02, "bias_init": nn.initializers.zeros}
 _TRANSFORMER = {"use_proj": True, **_LINEAR}
 _DROPS = ("drop_path", "dropout")
@@ -220,22 +246,25 @@ class Family(NamedTuple):
     plain_fields: tuple[str, ...]  # those that the plain models have, too
     options: tuple[str, ...]  # of `create_backbone` that only some families have
     head: dict[str, Any]  # fields of the classification head
+    dense: dict[str, Any]  # fields of the backbone for dense tasks
 
 
 FAMILIES = {
     "resnet": Family(
-        tuple(resnet.VARIANTS), resnet.ResNet, _resnet, (*_FIELDS, "num_heads", "window_size", "attention_form"),
-        (), ("frozen_stages", "norm_eval"), {},
+        tuple(resnet.VARIANTS), resnet.ResNet, _resnet,
+        (*_FIELDS, "num_heads", "window_size", "position_size", "attention_form"), (),
+        ("frozen_stages", "norm_eval"), {}, {},
     ),
     "san": Family(
         tuple(name + suffix for name in san.VARIANTS for suffix in ("", "_pairwise")), san.SAN, _san,
-        (*_FIELDS, "window_size"), ("window_size",), (), {},
+        (*_FIELDS, "window_size", "position_size"), ("window_size", "position_size"), (), {}, {},
     ),
     "pvt": Family(
-        tuple(pvt.VARIANTS), pvt.PVT, _pvt, _FIELDS, (), _DROPS, {"summary": "token", "norm_epsilon": 1e-6, **_LINEAR}
+        tuple(pvt.VARIANTS), pvt.PVT, _pvt, _FIELDS, (), _DROPS,
+        {"summary": "token", "norm_epsilon": 1e-6, **_LINEAR}, {"use_class_token": False},
     ),
     "swin": Family(
         tuple(swin.VARIANTS), swin.Swin, _swin, (*_FIELDS, "window_size"), ("window_size",), _DROPS,
-        {"norm_epsilon": 1e-5, **_LINEAR},
+        {"norm_epsilon": 1e-5, **_LINEAR}, {"norm_outputs": True},
     ),
 }  # fmt: skip

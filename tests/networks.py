@@ -10,6 +10,11 @@ from acmix_jax.convert.state_dict import variable_shapes
 shapes = functools.cache(variable_shapes)  # a trace takes about a second
 
 
+def segmenter_shapes(name, head, num_classes=5):
+    """Of a segmenter's variables, with heads of 8 and 4 channels."""
+    return shapes(name, num_classes, head=head, head_width=8)
+
+
 def random_variables(name, seed=0, num_classes=10, channels=3, **acmix):
     """Those of a classifier; see `draw`."""
     return draw(shapes(name, num_classes, channels, **acmix), seed)

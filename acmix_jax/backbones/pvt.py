@@ -9,7 +9,7 @@ as in the paper. A convolution path from the pieces of q alone would match as we
 3N pieces. Projecting k and v anew at full size would take 2.2 to 2.3 and 4.4 to 4.5 G, and without the reduction the
 tiny one has 11.5 M parameters. The class token has no position on the map: it takes part in attention, weighted with
 alpha, and the convolution does not see it. As the classifier reads only that token, the convolution of the very last
-block has no gradient in classification (in detection it has).
+block has no gradient in classification (in dense tasks, which leave the token out, it has).
 
 Images may have any size: as released, a row or column that fills no patch is left out, and the position embeddings
 are interpolated. (The released code takes any grid of 56 * 56 pixels for the first stage's and leaves its embeddings as
@@ -86,6 +86,8 @@ class Block(nn.Module):
 class PVT(nn.Module):
     """Image to the feature maps of its four stages, and the class token.
 
+    Dense tasks leave the class token out, as the released detection and segmentation backbones do.
+
     Attributes:
       variant: sizes, see VARIANTS.
       mixers: for each stage, makes the mixing layer of a block from the keywords features, dtype and name; the layer is
@@ -94,6 +96,8 @@ class PVT(nn.Module):
       dropout: rate after the position embeddings, the mixing layers and in the perceptrons.
       dtype: type of the computation; parameters stay in float32.
       remat: rematerialises each block in the backward pass: less memory, more time.
+      use_class_token: without it there is no "token" in the result. The last table of positions keeps its place for
+        the token, unused, as in the released dense backbones.
     """
 
     variant: Variant
@@ -102,6 +106,7 @@ class PVT(nn.Module):
     dropout: float = 0.0
     dtype: Any = jnp.float32
     remat: bool = False
+    use_class_token: bool = True
 
     @property
     def widths(self) -> dict[str, int]:
@@ -117,8 +122,7 @@ class PVT(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """`[B, H, W, 3]` to {"c2", ..., "c5", "token"}, `[B, H // stride, W // stride, width]` and `[B, width]`.
 
-        The token is the class token of the last stage. c5 attends to it, unlike in the released detection backbone,
-        which leaves it out.
+        The token is the class token of the last stage, to which c5 attends.
 
         Raises:
           UserError: images so small that a map or its reduced k and v would have no pixel.
@@ -134,8 +138,11 @@ class PVT(nn.Module):
             x = layer_norm(1e-5, dtype=self.dtype, name=f"{name}_embed_norm")(x)
             rows, columns = x.shape[1:3]
             x = x.reshape(-1, rows * columns, width)
-            grid, tokens = grid // patch, int(stage == len(variant.depths) - 1)
-            position = self.param(f"{name}_position", normal_02, (1, tokens + grid * grid, width), jnp.float32)
+            grid, places = grid // patch, int(stage == len(variant.depths) - 1)
+            tokens = places * self.use_class_token
+            position = self.param(f"{name}_position", normal_02, (1, places + grid * grid, width), jnp.float32)
+            if places > tokens:
+                position = position[:, places:]
             if tokens:
                 token = self.param("class_token", normal_02, (1, 1, width), jnp.float32).astype(self.dtype)
                 x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, width)), x], axis=1)

@@ -2,9 +2,9 @@
 
 Any image size works: the image is padded to whole patches and each map to whole windows with zeros, as the released
 detection backbone does. Where a side of the map is not larger than the window, windows have that side's size, and are
-not shifted, as in the released classifier (its detection backbone would pad and shift there, too). In a shifted block
-the mixing layer sees the rolled map, as released: the convolution of ACmix then meets a seam where the map was rolled,
-and zeros beyond the rolled border.
+not shifted, as in the released classifier; with `norm_outputs`, for dense tasks, the map is padded and shifted there,
+too, as in the released detection and segmentation backbones. In a shifted block the mixing layer sees the rolled map,
+as released: the convolution of ACmix then meets a seam where the map was rolled, and zeros beyond the rolled border.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,10 @@ VARIANTS = {  # Liu et al., section 3.3; drop path from the released configurati
 
 
 class Block(nn.Module):
-    """Mixing layer on windows, then a perceptron, each with LayerNorm before it and a shortcut around it."""
+    """Mixing layer on windows, then a perceptron, each with LayerNorm before it and a shortcut around it.
+
+    Windows shrink to the sides of a smaller map, which is not shifted, unless `whole_windows`.
+    """
 
     window_size: int
     shifted: bool
@@ -48,12 +51,14 @@ class Block(nn.Module):
     drop_path: float = 0.0
     dropout: float = 0.0
     dtype: Any = jnp.float32
+    whole_windows: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         height, width = x.shape[1:3]
-        window = tuple(min(self.window_size, size) for size in (height, width))
-        shift = (self.window_size // 2 * (self.shifted and min(height, width) > self.window_size),) * 2
+        window = tuple(self.window_size if self.whole_windows else min(self.window_size, n) for n in (height, width))
+        is_shifted = self.shifted and (self.whole_windows or min(height, width) > self.window_size)
+        shift = (self.window_size // 2 * is_shifted,) * 2
         y = pad_to_multiple(layer_norm(1e-5, dtype=self.dtype, name="norm1")(x), window)
         y = jnp.roll(y, (-shift[0], -shift[1]), axis=(1, 2))
         mixer = self.make_mixer(features=x.shape[-1], dtype=self.dtype, name="mixer")
@@ -81,7 +86,7 @@ class PatchMerging(nn.Module):
 
 
 class Swin(nn.Module):
-    """Image to the feature maps of its four stages, without a norm on them.
+    """Image to the feature maps of its four stages.
 
     Attributes:
       variant: sizes, see VARIANTS.
@@ -91,6 +96,8 @@ class Swin(nn.Module):
       dropout: rate after the patch embedding, the mixing layers and in the perceptrons.
       dtype: type of the computation; parameters stay in float32.
       remat: rematerialises each block in the backward pass: less memory, more time.
+      norm_outputs: the backbone of dense tasks, whose maps go through a LayerNorm each, beside the network; windows
+        keep their size, and odd blocks their shift, on small maps as well.
     """
 
     variant: Variant
@@ -99,6 +106,7 @@ class Swin(nn.Module):
     dropout: float = 0.0
     dtype: Any = jnp.float32
     remat: bool = False
+    norm_outputs: bool = False
 
     @property
     def widths(self) -> dict[str, int]:
@@ -127,7 +135,9 @@ class Swin(nn.Module):
             for block, block_rate in enumerate(rates):
                 x = make_block(
                     variant.window_size, block % 2 == 1, self.mixers[stage], block_rate, self.dropout, self.dtype,
-                    name=f"stage{stage + 1}_block{block + 1}",
+                    self.norm_outputs, name=f"stage{stage + 1}_block{block + 1}",
                 )(x, train)  # fmt: skip
-            features[f"c{stage + 2}"] = x
+            name = f"c{stage + 2}"
+            norm = layer_norm(1e-5, dtype=self.dtype, name=f"{name}_norm") if self.norm_outputs else lambda x: x
+            features[name] = norm(x)
         return features

@@ -1,4 +1,4 @@
-"""Classification from feature maps."""
+"""A classification network, and the logits of images from the maps of a backbone."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from acmix_jax.layers.transformer import layer_norm
-from acmix_jax.layers.weights import Initializer, torch_bias, torch_default
+from acmix_jax.layers.weights import Initializer, check_trainable, torch_bias, torch_default
 
 
 class ClassifierHead(nn.Module):
@@ -40,3 +40,37 @@ class ClassifierHead(nn.Module):
             self.num_classes, True, self.dtype, kernel_init=self.kernel_init, bias_init=bias_init, name="head"
         )
         return head(pooled).astype(jnp.float32)
+
+
+class Classifier(nn.Module):
+    """A backbone and a classification head.
+
+    Attributes:
+      backbone: module from images to {"c2", "c3", "c4", "c5"}, and "token" if it has a class token.
+      classifier: module from these to logits; its parameters lie beside "backbone".
+
+    Raises:
+      UserError: training with folded variables.
+    """
+
+    backbone: nn.Module
+    classifier: ClassifierHead
+
+    def setup(self):
+        nn.share_scope(self, self.classifier)
+
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Images float `[B, H, W, 3]` to logits float32 `[B, num_classes]`."""
+        if train:
+            check_trainable(self)
+        return self.classifier(self.backbone(images, train))
+
+    def features(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """The backbone's maps by name, `[B, H / stride, W / stride, C]` each."""
+        maps = self.backbone(images, train)
+        return {name: maps[name] for name in ("c2", "c3", "c4", "c5")}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of logits."""
+        return self.classifier.num_classes

@@ -6,6 +6,7 @@ whole, coarser map. q is `[B, H, W, heads, dim]`, one for each output pixel; k a
 (SAN) or another grid (PVT; with a stride). The result has the pixels of q and the heads of v.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -29,6 +30,8 @@ class LocalAttention(nn.Module):
       window_size: width of the window in taps, odd (7 in the paper).
       stride, dilation: see `ops.neighborhood`.
       position: adds the relative position term, a learned linear map of the coordinate difference.
+      position_size: side of a result, before rounding it up, whose distance between coordinates is kept on maps of any
+        size (see `ops.neighborhood.position_map`); None for coordinates from -1 to 1 over any map, as released.
       form: a form of `neighborhood_attention`; None for the default of `ops/choice.py`.
     """
 
@@ -36,6 +39,7 @@ class LocalAttention(nn.Module):
     stride: int = 1
     dilation: int = 1
     position: bool = True
+    position_size: float | None = None
     form: str | None = None
     kernel_init: Initializer = torch_default
     dtype: Any = jnp.float32
@@ -47,7 +51,8 @@ class LocalAttention(nn.Module):
         if self.position:
             # The bias cancels out of every logit; it is here because released checkpoints have it.
             kernel, bias = Weights((2, q.shape[-1]), self.kernel_init, name="position")()
-            coordinates = position_map(*k.shape[1:3], dtype=kernel.dtype)
+            size = self.position_size and math.ceil(self.position_size * self.stride)
+            coordinates = position_map(*k.shape[1:3], kernel.dtype, size)
             embedding = (coordinates @ kernel + bias).astype(self.dtype)  # [H, W, dim]
         return neighborhood_attention(
             q, k, v, embedding,
@@ -108,9 +113,14 @@ class PatchwiseAttention(_SharedWeights):
 class PairwiseAttention(_SharedWeights):
     """SAN's pairwise attention: each weight from the difference of two pixels, with a softmax over the window.
 
+    Attributes, beside those of SAN's kinds:
+      position_size: as in `LocalAttention`, but rounded down.
+
     q, k `[B, H, W, 1, dim]`, v `[B, H, W, heads, dim]`; with `train`, BatchNorm normalises by the batch (Zhao et al.,
     CVPR 2020, section 3.1, subtraction).
     """
+
+    position_size: float | None = None
 
     @nn.compact
     def __call__(self, q: jax.Array, k: jax.Array, v: jax.Array, train: bool = False) -> jax.Array:
@@ -121,7 +131,8 @@ class PairwiseAttention(_SharedWeights):
             return x[:, :, :, None] - patchwise.unfold(y, **self._window)
 
         kernel, bias = Weights((2, 2), name="position")()
-        position = (position_map(*k.shape[1:3], dtype=kernel.dtype) @ kernel + bias)[None]
+        size = self.position_size and math.floor(self.position_size)
+        position = (position_map(*k.shape[1:3], kernel.dtype, size) @ kernel + bias)[None]
         relation = difference(q, k)
         # Positions of neighbours differ little, so they are subtracted before they are cast to a narrow type.
         offset = difference(position[:, :: self.stride, :: self.stride], position).astype(self.dtype)

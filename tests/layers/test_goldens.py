@@ -1,6 +1,6 @@
 """The layers against numbers computed in float64 with the released PyTorch modules.
 
-Their parameters, in the order of their sorted names, are 0.2 * sin(0.7 * i + rank); their input is sin(0.05 * i).
+tests/goldens.py has the values of parameters and inputs.
 """
 
 from functools import partial
@@ -15,37 +15,11 @@ from acmix_jax.layers.acmix import ACmix
 from acmix_jax.layers.attention import LocalAttention, PairwiseAttention, PatchwiseAttention, WindowAttention
 from acmix_jax.layers.self_attention import SelfAttention
 from acmix_jax.ops import neighborhood, shift
-
-
-def fill(shapes):
-    """Parameters with these names and shapes, by the rule above."""
-    return {
-        name: 0.2 * np.sin(0.7 * np.arange(np.prod(shapes[name], dtype=int)) + rank).reshape(shapes[name])
-        for rank, name in enumerate(sorted(shapes))
-    }
-
-
-def waves(*shape):
-    return np.sin(0.05 * np.arange(np.prod(shape))).reshape(shape)
+from tests.goldens import check, fill, linear, norm, waves
 
 
 def run(layer, params, x, **collections):
     return np.asarray(jax.jit(layer.apply)({"params": params, **collections}, x))
-
-
-def check(out, golden, start, places):
-    """Golden: sum, sum of absolute values, and the values at two places; start: the first three values, rounded."""
-    found = (out.sum(), np.abs(out).sum(), *(out[place] for place in places))
-    np.testing.assert_allclose(found, golden, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(out.reshape(-1)[:3], start, rtol=0, atol=6e-9)
-
-
-def linear(tensors, name):
-    return {"kernel": tensors[f"{name}.weight"].T, "bias": tensors[f"{name}.bias"]}
-
-
-def norm(tensors, name):
-    return {"scale": tensors[f"{name}.weight"], "bias": tensors[f"{name}.bias"]}
 
 
 RESNET_SHAPES = {  # ACmix(16, 16, 7, 4, 3, stride)

@@ -115,6 +115,15 @@ def test_position_map_runs_from_minus_one_to_one():
     np.testing.assert_array_equal(position_map(1, 1), [[[-1, -1]]])
 
 
+def test_position_map_keeps_the_distances_of_another_size():
+    np.testing.assert_array_equal(position_map(56, 56, size=56), position_map(56, 56))
+    larger = position_map(200, 91, size=56)
+    np.testing.assert_allclose(np.diff(larger[0, :, 0]), 2 / 55, atol=1e-6)
+    np.testing.assert_allclose(np.diff(larger[:, 0, 1]), 2 / 55, atol=1e-6)
+    np.testing.assert_allclose(larger.mean(axis=(0, 1)), 0, atol=1e-6)
+    assert np.isfinite(position_map(1, 1, size=1)).all()
+
+
 @pytest.mark.parametrize("change", [{"window_size": 4}, {"form": "tilde"}])
 def test_wrong_arguments_are_named(change):
     x = jnp.zeros((1, 4, 4, 1, 2))

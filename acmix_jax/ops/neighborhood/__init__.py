@@ -75,7 +75,16 @@ def neighborhood_attention(
     return by_backend(lambda backend: form or attention_form(height, width, backend), attend, q, k, v, position)
 
 
-def position_map(height: int, width: int, dtype=jnp.float32) -> jax.Array:
-    """Coordinates of every pixel, `[H, W, 2]`: first x, then y, each from -1 to 1 (the released `position`)."""
-    y, x = jnp.meshgrid(jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width), indexing="ij")
+def position_map(height: int, width: int, dtype=jnp.float32, size: int | None = None) -> jax.Array:
+    """Coordinates of every pixel, `[H, W, 2]`: first x, then y, each from -1 to 1 (the released `position`).
+
+    With `size`, neighbours are as far apart on any map as they are on one of size x size pixels, 2 / (size - 1), and
+    the centre of the map is at 0. What attention uses, coordinate differences, then does not depend on the map's size.
+    """
+
+    def along(pixels):
+        end = 1 if size is None else (pixels - 1) / max(size - 1, 1)
+        return jnp.linspace(-end, end, pixels)
+
+    y, x = jnp.meshgrid(along(height), along(width), indexing="ij")
     return jnp.stack([x, y], axis=-1).astype(dtype)
