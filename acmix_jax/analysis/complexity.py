@@ -1,6 +1,7 @@
 """Parameters and multiply-adds of each model, split into the two stages of the paper's table 1.
 
 python -m acmix_jax.analysis.complexity --model=all --csv=complexity.csv
+python -m acmix_jax.analysis.complexity --model="*swin_tiny" --head=upernet --image-size=512x2048
 
 Convention. This counts the multiply-adds of every matrix product and convolution in the jaxpr of the model, for one
 image; zeros that pad a map count like its pixels. Element-wise work (including biases and the sum of the two paths),
@@ -12,6 +13,9 @@ Stage I is the three projections, with the convolution that makes PVT's coarser 
 Stage I is the 3x3 convolutions: in the paper's view nine projections, whose Stage II, shift and sum, only adds. Stage
 II is the two aggregations, with the network that computes SAN's weights, the position terms, fc and the shift kernel.
 The rest is everything else, including the linear map after the attention (Swin, PVT), alpha and beta.
+
+Of a network for segmentation, the neck and the heads are counted apart. Its auxiliary head, which is there for training
+alone, has parameters and no multiply-adds.
 """
 
 import argparse
@@ -19,6 +23,7 @@ import csv
 import math
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +33,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from acmix_jax.errors import UserError, check_choice, one_line_errors
-from acmix_jax.models import FAMILIES, create_model, list_models, parse_name
+from acmix_jax.models import FAMILIES, create_model, create_segmenter, list_models, parse_name
 from acmix_jax.weights.names import PART_OF
 
 PARTS = ("stage1", "stage2_attention", "stage2_convolution", "rest")
@@ -73,28 +78,51 @@ class Complexity(NamedTuple):
 
 
 def complexity(
-    name: str, image_size: int = 224, num_classes: int = 1000, channels: int = 3, **acmix: Any
+    name: str,
+    image_size: int | tuple[int, int] = 224,
+    num_classes: int | None = None,
+    channels: int = 3,
+    head: str | None = None,
+    **acmix: Any,
 ) -> Complexity:
-    """Counts parameters and multiply-adds of a model for an image of `image_size` x `image_size` x `channels`.
+    """Counts parameters and multiply-adds of a model for one image.
+
+    Args:
+      name: of a classifier, or of the backbone of a segmenter.
+      image_size: side of the image, or (height, width).
+      num_classes: None for 1000, or 150 of a segmenter.
+      channels: of the image.
+      head: of `create_segmenter`, whose result has one more part, "head", with the neck; None for a classifier.
+      **acmix: fields of the ACmix layers.
 
     Raises:
-      UserError: no such model, or an image too small for it.
+      UserError: no such model or head, or an image too small for it.
     """
     parsed = parse_name(name)
     fields = FAMILIES[parsed.family].fields if parsed.is_acmix else ()
-    model = create_model(name, num_classes, **acmix, **{k: form for k, form in _DEFINITION.items() if k in fields})
-    if image_size < 1:
-        raise UserError(f"image_size={image_size} is not valid; use a whole number from 1")
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
+    acmix |= {field: form for field, form in _DEFINITION.items() if field in fields}
+    if head is None:
+        model, parts, method = create_model(name, num_classes or 1000, **acmix), PARTS, "__call__"
+    else:
+        model, method = create_segmenter(name, head, num_classes or 150, **acmix), "with_auxiliary"
+        parts = (*PARTS, "head")
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if min(height, width) < 1:
+        raise UserError(f"image_size={height}x{width} is not valid; use whole numbers from 1")
+    images = jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
     # One trace gives both: init_with_output applies the model, and drawing the parameters takes no products.
-    trace = jax.make_jaxpr(model.init_with_output, return_shape=True)
+    trace = jax.make_jaxpr(partial(model.init_with_output, method=method), return_shape=True)
     program, (_, variables) = trace(jax.random.key(0), images)
-    params, macs = Counter(dict.fromkeys(PARTS, 0)), Counter(dict.fromkeys(PARTS, 0))
+    params, macs = Counter(dict.fromkeys(parts, 0)), Counter(dict.fromkeys(parts, 0))
     for path, leaf in flax.traverse_util.flatten_dict(variables["params"]).items():
         inside = path[path.index("mixer") + 1] if "mixer" in path else None
-        params[PART_OF.get(inside, "rest")] += leaf.size
+        is_head = "head" in parts and path[0] != "backbone"
+        params["head" if is_head else PART_OF.get(inside, "rest")] += leaf.size
     for scope, count in multiply_adds(program.jaxpr):
-        macs[part_of(scope.split("/"))] += count
+        scopes = scope.split("/")
+        if "auxiliary" not in scopes:
+            is_head = "head" in parts and not {"neck", "head"}.isdisjoint(scopes)
+            macs["head" if is_head else part_of(scopes)] += count
     return Complexity(dict(params), dict(macs))
 
 
@@ -156,7 +184,8 @@ def main() -> None:
     """Prints the table, and writes it to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help='a name, a pattern such as "acmix_*", or all')
-    parser.add_argument("--image-size", type=int, default=224, help="height and width in pixels")
+    parser.add_argument("--head", help="semantic_fpn or upernet, of a segmenter; without it, of a classifier")
+    parser.add_argument("--image-size", type=_size, default=(224, 224), help="side in pixels, or HEIGHTxWIDTH")
     parser.add_argument("--csv", type=Path, help="file for the exact numbers")
     arguments = parser.parse_args()
     with one_line_errors():
@@ -165,7 +194,7 @@ def main() -> None:
             check_choice("model", arguments.model, list_models())
         if arguments.csv:  # before the work, for a path that cannot be
             arguments.csv.parent.mkdir(parents=True, exist_ok=True)
-        rows = list(_print_rows(names, arguments.image_size))
+        rows = list(_print_rows(names, arguments.image_size, arguments.head))
         if arguments.csv:
             with arguments.csv.open("w", newline="") as file:
                 writer = csv.DictWriter(file, rows[0])
@@ -173,26 +202,37 @@ def main() -> None:
                 writer.writerows(rows)
 
 
-def _print_rows(names: list[str], image_size: int) -> Iterator[dict[str, Any]]:
-    """Prints the table line by line, and yields each line with its exact numbers."""
-    columns = "".join(f"{part:>8}" for part in ("all", "I", "II att", "II conv", "rest"))
-    caption = f"""\
-One image of {image_size}x{image_size} pixels, 1000 classes. Multiply-adds of matrix products and convolutions, counted
-from the jaxpr; element-wise work, norms, softmax and pooling are not counted.
-I: projections (of a plain ResNet the 3x3 convolutions). II: aggregation as attention and as convolution.
-Paper: as its authors report, at 224x224.
+def _size(text: str) -> tuple[int, int]:
+    """The type of --image-size."""
+    height, _, width = text.partition("x")
+    return int(height), int(width or height)
 
-{"":26}{"parameters (M)":>40} {"multiply-adds (G)":>40} {"paper":>12}
+
+def _print_rows(names: list[str], size: tuple[int, int], head: str | None) -> Iterator[dict[str, Any]]:
+    """Prints the table line by line, and yields each line with its exact numbers."""
+    titles = ["all", "I", "II att", "II conv", "rest"] + ["head"] * (head is not None)
+    columns, width = "".join(f"{title:>8}" for title in titles), 8 * len(titles)
+    pixels = "x".join(map(str, size))
+    caption = f"""\
+One image of {pixels} pixels, {f"150 classes, {head}" if head else "1000 classes"}.
+Multiply-adds of matrix products and convolutions, counted from the jaxpr; element-wise work, norms, softmax and pooling
+are not counted.
+I: projections (of a plain ResNet the 3x3 convolutions). II: aggregation as attention and as convolution.
+Paper: as its authors report, for classification at 224x224.
+
+{"":26}{"parameters (M)":>{width}} {"multiply-adds (G)":>{width}} {"paper":>12}
 {"model":26}{columns} {columns} {"M":>6}{"G":>6}"""
     for name in names:
-        cost, row, line = complexity(name, image_size), {"model": name, "image_size": image_size}, f"{name:26}"
+        cost, line = complexity(name, size, head=head), f"{name:26}"
+        row = {"model": name, "image_size": size[0] if size[0] == size[1] else pixels}
+        row |= {"head": head} if head else {}
         if name == names[0]:  # here, so that a size which is too small brings out its error alone
             print(caption)
         for (what, parts), unit in zip(cost._asdict().items(), (1e6, 1e9), strict=True):
             numbers = {what: sum(parts.values())} | {f"{what}_{part}": count for part, count in parts.items()}
             line += "".join(f"{count / unit:8.3f}" for count in numbers.values()) + " "
             row |= numbers
-        params, macs = PAPER.get(name, ("", ""))
+        params, macs = ("", "") if head else PAPER.get(name, ("", ""))
         print(f"{line}{params:>6}{macs:>6}".rstrip(), flush=True)
         yield row | {"paper_params_millions": params, "paper_macs_billions": macs}
 

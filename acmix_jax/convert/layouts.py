@@ -7,10 +7,15 @@ keeps apart what is one kernel here; the number after each colon is its share of
 ResNet: torchvision and LeapLabTHU/ACmix. SAN: hszhao/SAN. PVT: whai362/PVT. Swin: microsoft/Swin-Transformer and
 LeapLabTHU/ACmix. No code of SAN-ACmix and PVT-ACmix was released; their names (fc, dep_conv, rate1, rate2) follow
 those of Swin-ACmix. timm and torchvision name ResNet's tensors as released, and Swin's in ways of their own.
+
+Segmenters: mmsegmentation 0.11, as whai362/PVT and SwinTransformer/Swin-Transformer-Semantic-Segmentation use it, with
+the released names inside the backbone.
 """
 
 import re
 from typing import NamedTuple
+
+from acmix_jax.heads.upernet import POOLS
 
 
 class Layout(NamedTuple):
@@ -20,13 +25,13 @@ class Layout(NamedTuple):
       rules: path to name, see above; a path is relative to "backbone", or starts with "/".
       conv1x1: regular expression of the modules whose kernel is `[O, I, 1, 1]` in PyTorch and `[I, O]` here.
       stem: module whose kernel's second axis is the number of image channels.
-      head: module of the classifier.
+      heads: modules that make logits.
     """
 
     rules: dict[str, str]
     conv1x1: str
     stem: str
-    head: str
+    heads: tuple[str, ...]
 
     def name(self, path: str) -> list[tuple[str, int]]:
         """The PyTorch names, with their shares, for a path such as "backbone/stage1_block1/norm1"."""
@@ -92,7 +97,7 @@ LAYOUTS = {
         },
         conv1x1=r"(?!fc$).*",
         stem="conv1",
-        head="fc",
+        heads=("fc",),
     ),
     "san": Layout(
         {
@@ -119,7 +124,7 @@ LAYOUTS = {
         },
         conv1x1=r"(?!fc$).*",
         stem="conv_in",
-        head="fc",
+        heads=("fc",),
     ),
     "pvt": Layout(
         {
@@ -141,12 +146,13 @@ LAYOUTS = {
         },
         conv1x1=r".*\.fc",
         stem="patch_embed1.proj",
-        head="head",
+        heads=("head",),
     ),
     "swin": Layout(
         {
             "patch_embed": "patch_embed.proj",
             "patch_norm": "patch_embed.norm",
+            "c{map}_norm": "norm{map-2}",
             "stage{stage}_merge/norm": "layers.{stage-2}.downsample.norm",
             "stage{stage}_merge/reduction": "layers.{stage-2}.downsample.reduction",
             **_in_block(
@@ -162,7 +168,7 @@ LAYOUTS = {
         },
         conv1x1=r".*\.fc",
         stem="patch_embed.proj",
-        head="head",
+        heads=("head",),
     ),
 }
 
@@ -178,7 +184,7 @@ OTHER_LAYOUTS = {
                 "/head": "head.fc",
             },
             conv1x1=r".*attn\.fc",
-            head="head.fc",
+            heads=("head.fc",),
         ),
         "torchvision": _SWIN._replace(
             rules={
@@ -204,3 +210,51 @@ OTHER_LAYOUTS = {
     },
 }
 """Names that others gave the same tensors: by family, and by who gave them. Only read, never written."""
+
+
+def _conv_norms(modules: dict[str, str]) -> dict[str, str]:
+    """The convolution and the norm in each of mmcv's ConvModules."""
+    kinds = (("conv", "conv"), ("norm", "bn"))
+    return {f"{path}/{ours}": f"{name}.{theirs}" for path, name in modules.items() for ours, theirs in kinds}
+
+
+_HEADS = {
+    "semantic_fpn": {
+        "/neck/lateral_c{level}": "neck.lateral_convs.{level-2}.conv",
+        "/neck/output_p{level}": "neck.fpn_convs.{level-2}.conv",
+        **_conv_norms({"/head/p{level}_conv{conv}": "decode_head.scale_heads.{level-2}.{2*conv-2}"}),
+        "/head/classifier": "decode_head.conv_seg",
+    },
+    "upernet": {
+        **_conv_norms(
+            {
+                **{f"/head/pool{side}": f"decode_head.psp_modules.{i}.1" for i, side in enumerate(POOLS)},
+                "/head/bottleneck": "decode_head.bottleneck",
+                "/head/lateral_c{level}": "decode_head.lateral_convs.{level-2}",
+                "/head/output_c{level}": "decode_head.fpn_convs.{level-2}",
+                "/head/fpn_bottleneck": "decode_head.fpn_bottleneck",
+                "/auxiliary/conv{conv}": "auxiliary_head.convs.{conv-1}",
+            }
+        ),
+        "/head/classifier": "decode_head.conv_seg",
+        "/auxiliary/classifier": "auxiliary_head.conv_seg",
+    },
+}
+
+HEAD_MARKS = {"semantic_fpn": "decode_head.scale_heads.", "upernet": "decode_head.psp_modules."}
+"""Names that only segmenters with this head have."""
+
+
+def segmenter_layout(backbone: Layout, head: str) -> Layout:
+    """The names of a segmenter with this head, whose backbone has the names of a classifier with this layout."""
+    rules = {
+        path: " ".join(f"backbone.{name}" for name in names.split())
+        for path, names in backbone.rules.items()
+        if not path.startswith("/")
+    }
+    return Layout(
+        rules | _HEADS[head],
+        conv1x1=rf"backbone\.({backbone.conv1x1})|(neck|decode_head|auxiliary_head)\..*",
+        stem=f"backbone.{backbone.stem}",
+        heads=tuple(name for path, name in _HEADS[head].items() if path.endswith("/classifier")),
+    )

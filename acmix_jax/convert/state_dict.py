@@ -4,6 +4,7 @@ import contextlib
 import re
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax
@@ -14,9 +15,11 @@ import numpy as np
 from acmix_jax.backbones.swin import VARIANTS
 from acmix_jax.convert.check import TORCH_BIAS_TABLE, check, is_float, notes
 from acmix_jax.convert.find import find
-from acmix_jax.convert.layouts import LAYOUTS, OTHER_LAYOUTS, Layout
-from acmix_jax.models import create_model, parse_name
+from acmix_jax.convert.layouts import HEAD_MARKS, LAYOUTS, OTHER_LAYOUTS, Layout, segmenter_layout
+from acmix_jax.errors import UserError
+from acmix_jax.models import create_model, create_segmenter, parse_name
 from acmix_jax.ops.window import relative_position_index, shift_mask, table_window
+from acmix_jax.weights.names import head_of
 
 Variables = dict[str, Any]
 
@@ -28,7 +31,7 @@ class Converted(NamedTuple):
     """Contents of a state dict.
 
     Attributes:
-      variables: NumPy arrays for `create_model(name, num_classes)`.
+      variables: NumPy arrays for `create_model(name, num_classes)` or `create_segmenter(name, head, num_classes)`.
       batches_tracked: training steps counted by PyTorch's BatchNorm layers, 0 without any; see `to_torch`.
       image_size: of the images that the masks of a Swin transformer are for, None without any.
       notes: sentences on what was not taken.
@@ -40,8 +43,12 @@ class Converted(NamedTuple):
     notes: list[str]
 
 
-def from_torch(name: str, state_dict: Mapping[str, Any], key: str | None = None, **acmix: Any) -> Variables:
+def from_torch(
+    name: str, state_dict: Mapping[str, Any], key: str | None = None, head: str | None = None, **acmix: Any
+) -> Variables:
     """Variables for `create_model(name, num_classes, **acmix)`, as NumPy arrays, from a PyTorch state dict.
+
+    With a `head`, they are for `create_segmenter(name, head, num_classes, **acmix)`.
 
     The state dict may lie in other mappings, and its names may have a common prefix; see convert/find.py. What else was
     there and not taken is said on stderr. Buffers that hold no weights are left out; weights become float32.
@@ -50,31 +57,41 @@ def from_torch(name: str, state_dict: Mapping[str, Any], key: str | None = None,
       name: a model's name; the state dict has a layout of convert/layouts.py.
       state_dict: tensors (or arrays) by name.
       key: where the weights are, such as "model_ema"; None for the first that are no average of others.
+      head: of a segmenter, such as "upernet"; None for a classifier.
       **acmix: fields of the ACmix layers, as `create_model` takes them.
 
     Raises:
       UserError: a tensor is missing, left over, of another shape or type, or not finite, lists the first ones of each
         kind; or there are no tensors.
     """
-    converted = convert(name, state_dict, key, **acmix)
+    converted = convert(name, state_dict, key, head, **acmix)
     for note in converted.notes:
         print(f"warning: {note}", file=sys.stderr)
     return converted.variables
 
 
-def convert(name: str, state_dict: Mapping[str, Any], key: str | None = None, **acmix: Any) -> Converted:
+def convert(
+    name: str, state_dict: Mapping[str, Any], key: str | None = None, head: str | None = None, **acmix: Any
+) -> Converted:
     """As `from_torch`, with all that a state dict tells."""
     family = parse_name(name).family
-    layouts = {"": LAYOUTS[family], **OTHER_LAYOUTS.get(family, {})}
-    shapes = variable_shapes(name, num_classes=1000, **acmix)
+    shapes = variable_shapes(name, num_classes=1000, head=head, **acmix)
+    layouts = {"": _layout(family, head), **(OTHER_LAYOUTS.get(family, {}) if head is None else {})}
     blank = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), shapes)  # of no size in memory
     wanted = [{key: x.shape for key, (_, x) in _weights(layout, blank).items()} for layout in layouts.values()]
     found = find(state_dict, [names.keys() for names in wanted], key)
     title, layout = list(layouts.items())[found.layout]
     tensors = {key: _as_array(value) for key, value in found.tensors.items() if not re.fullmatch(_BUFFERS, key)}
 
+    theirs = {title for title, mark in HEAD_MARKS.items() for key in (*tensors, *found.beside) if mark in key} - {head}
+    if theirs:
+        raise UserError(
+            f"the state dict is one of a segmenter with {min(theirs)}: set head={min(theirs)} "
+            f"(--head={min(theirs)} in the command)"
+        )
     expected = _resize(wanted[found.layout], layout, tensors)
-    check(f"{name} in the layout of {title}" if title else name, expected, tensors, found, layout.head)
+    asked = f"{name} with {head}" if head else name
+    check(f"{asked} in the layout of {title}" if title else asked, expected, tensors, found, layout.heads[0])
     variables = {}
     for path, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items():
         parts = [_from_torch_axes(tensors[part.key], leaf.ndim, part.kind) for part in _parts(layout, path)]
@@ -90,28 +107,38 @@ def convert(name: str, state_dict: Mapping[str, Any], key: str | None = None, **
 def to_torch(
     name: str, variables: Variables, num_batches_tracked: int = 0, image_size: int = 224
 ) -> dict[str, np.ndarray]:
-    """The state dict of the released code, with its buffers, from variables of `create_model(name)`.
+    """The state dict of the released code, with its buffers, from variables of a classifier or a segmenter.
 
     Args:
       num_batches_tracked: the training steps so far, which PyTorch's BatchNorm counts and Flax's does not.
-      image_size: for the masks that Swin's state dict holds as buffers.
+      image_size: for the masks that Swin's state dict holds as buffers, if it is a classifier's.
     """
-    tensors = {}
-    for key, (path, weight) in _weights(LAYOUTS[parse_name(name).family], variables).items():
+    tensors, head = {}, head_of(variables["params"])
+    for key, (path, weight) in _weights(_layout(parse_name(name).family, head), variables).items():
         tensors[key] = np.ascontiguousarray(weight)
         if key.endswith("running_mean"):
             counter = key.replace("running_mean", "num_batches_tracked")
             tensors[counter] = np.array(num_batches_tracked, np.int64)
         if key.endswith(TORCH_BIAS_TABLE):
-            tensors |= _window_buffers(key, path, len(weight), VARIANTS[parse_name(name).plain], image_size)
+            size = image_size // VARIANTS[parse_name(name).plain].patch_size if head is None else None
+            tensors |= _window_buffers(key, path, len(weight), size)
     return tensors
 
 
-def variable_shapes(name: str, num_classes: int, channels: int = 3, **acmix: Any) -> Variables:
-    """Shapes and types of a model's variables; nothing is computed."""
-    model = create_model(name, num_classes, **acmix)
+def variable_shapes(
+    name: str, num_classes: int, channels: int = 3, head: str | None = None, **options: Any
+) -> Variables:
+    """Shapes and types of the variables of a classifier or, with a `head`, of a segmenter; nothing is computed."""
+    if head is None:
+        model, method = create_model(name, num_classes, **options), "__call__"
+    else:
+        model, method = create_segmenter(name, head, num_classes, **options), "with_auxiliary"
     images = jax.ShapeDtypeStruct((1, 64, 64, channels), jnp.float32)  # large enough for each model
-    return jax.eval_shape(model.init, jax.random.key(0), images)
+    return jax.eval_shape(partial(model.init, method=method), jax.random.key(0), images)
+
+
+def _layout(family, head):
+    return LAYOUTS[family] if head is None else segmenter_layout(LAYOUTS[family], head)
 
 
 def _weights(layout: Layout, variables: Variables) -> dict[str, tuple[str, np.ndarray]]:
@@ -162,15 +189,18 @@ def _from_torch_axes(tensor, rank, kind):
     return tensor.reshape(()) if rank == 0 else tensor
 
 
-def _window_buffers(key, path, table_length, variant, image_size):
-    """The index of the bias table and, in shifted blocks, the mask for the training image size."""
+def _window_buffers(key, path, table_length, first_size):
+    """The index of the bias table and, in shifted blocks, the mask for maps of `first_size` in the first stage.
+
+    Without a size, the index is that of whole windows, and there is no mask, as in the released dense backbones.
+    """
     stage, block = (int(number) for number in re.search(r"stage(\d+)_block(\d+)", path).groups())
     window_size = table_window(table_length)
-    size = image_size // variant.patch_size // 2 ** (stage - 1)
-    window, shift = (min(window_size, size),) * 2, (window_size // 2,) * 2
+    size = first_size and first_size // 2 ** (stage - 1)
+    window, shift = (min(window_size, size or window_size),) * 2, (window_size // 2,) * 2
     prefix = key.removesuffix(f"attn.{TORCH_BIAS_TABLE}")
     buffers = {f"{prefix}attn.relative_position_index": relative_position_index(window, window_size)}
-    if block % 2 == 0 and size > window_size:
+    if size and block % 2 == 0 and size > window_size:
         padded = -(-size // window_size) * window_size
         buffers[f"{prefix}attn_mask"] = shift_mask(padded, padded, window, shift)
     return buffers
@@ -205,10 +235,9 @@ def _as_array(value):
 
 def _resize(expected, layout, tensors):
     """The shapes with the classes and image channels of these tensors, which are free."""
-    stem, (*_, outputs) = f"{layout.stem}.weight", (f"{layout.head}.weight", f"{layout.head}.bias")
+    stem, logits = f"{layout.stem}.weight", [f"{head}.{leaf}" for head in layout.heads for leaf in ("weight", "bias")]
     channels = (*tensors.get(stem, np.empty(0)).shape, 3, 3)[1] or 3
-    num_classes = tensors.get(outputs, np.empty(0)).size or 1000
+    num_classes = tensors.get(f"{layout.heads[0]}.bias", np.empty(0)).size or 1000
     rows, _, *rest = expected[stem]
-    _, columns = expected[f"{layout.head}.weight"]
-    head = {f"{layout.head}.weight": (num_classes, columns), outputs: (num_classes,)}
-    return expected | {stem: (rows, channels, *rest)} | head
+    heads = {key: (num_classes, *expected[key][1:]) for key in logits}
+    return expected | {stem: (rows, channels, *rest)} | heads

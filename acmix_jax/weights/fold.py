@@ -24,10 +24,10 @@ Variables = dict[str, Any]
 
 
 def fold(variables: Variables, largest_composed: int | None = None) -> Variables:
-    """Variables of a model of `acmix_jax.list_models()`, or of an ACmix layer, to folded ones for use without training.
+    """Variables of a network with one of our backbones, or of an ACmix layer, to folded ones for use without training.
 
     Args:
-      variables: {"params": ..., "batch_stats": ...}.
+      variables: {"params": ..., "batch_stats": ...}; of a classifier or of a segmenter.
       largest_composed: convolution paths of layers with up to so many input features become one convolution; None
         for the limit of this process's backend in ops/choice.py (128 on a CPU).
 

@@ -26,10 +26,14 @@ BIAS_TABLE = "relative_position_bias"
 
 NORM_AFTER = {
     "stem_conv": "stem_norm", "conv1": "norm1", "mixer": "norm2", "conv3": "norm3", "shortcut_conv": "shortcut_norm",
-    "weight1": "norm2",
+    "weight1": "norm2", "conv": "norm",
 }  # fmt: skip
-"""Linear layers and the BatchNorm that follows, both in one module, in ResNet and SAN."""
+"""Linear layers and the BatchNorm that follows, both in one module, in ResNet, SAN and the heads of segmenters."""
+MAP_NORM, CLASS_TOKEN = r"backbone/c\d_norm/", "backbone/class_token"
+"""The norms that Swin has for dense tasks alone, and the parameter that PVT has for classification alone."""
 
+CLASSIFIERS = ("head", "head/classifier", "auxiliary/classifier")
+"""The linear layers that make logits: of images; of pixels, by the head and by the auxiliary one."""
 
 STEMS = ("stem_conv", "patch_embed", "stage1_embed")
 """The layers that read the image."""
@@ -39,6 +43,19 @@ def input_channels(params: dict[str, Any]) -> int:
     """Number of channels of the images that a network with these parameters takes."""
     stem = next(layer for name, layer in params["backbone"].items() if name in STEMS)
     return stem["kernel"].shape[-2]
+
+
+def head_of(params: dict[str, Any]) -> str | None:
+    """Name of the head of a segmenter, as `create_segmenter` takes it; None for a classifier."""
+    if "neck" in params:
+        return "semantic_fpn"
+    return "upernet" if "auxiliary" in params else None
+
+
+def classifier_of(params: dict[str, Any]) -> tuple[str, int] | None:
+    """Path of the layer that makes the logits of a network, and their number; None for a network without."""
+    leaves = flax.traverse_util.flatten_dict(params, sep="/")
+    return next(((path, len(leaves[f"{path}/bias"])) for path in CLASSIFIERS if f"{path}/bias" in leaves), None)
 
 
 def block_of(path: str) -> str:

@@ -13,6 +13,7 @@ from acmix_jax.evaluators import best_metric
 from acmix_jax.run import workdir
 from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.weights.fold import fold
+from acmix_jax.weights.names import classifier_of
 from acmix_jax.weights.warm_start import merge
 
 
@@ -56,9 +57,9 @@ def read_into(fresh: dict[str, Any], folder: Path, classes: Sequence[str] | None
     except UserError as error:
         hint = "; only SAN, PVT and Swin can be upgraded from plain to ACmix" if model.startswith("resnet") else ""
         raise UserError(f"--config.init_from={folder} holds weights of {model}{hint}; {error}") from error
-    head = fresh["params"].get("head", {}).get("bias")
     change = workdir.class_change(facts.get("classes"), classes)
-    if change and head is not None and len(head) == facts["num_classes"]:
+    head = classifier_of(fresh["params"])
+    if change and head is not None and head == classifier_of(variables["params"]):
         print(f"warning: the head from {folder} was trained on other classes: {change}", file=sys.stderr)
     return merged, f"{folder} ({model}) at step {step}: {summary}"
 

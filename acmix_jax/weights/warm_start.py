@@ -5,12 +5,14 @@ A plain SAN, PVT or Swin becomes its ACmix network with alpha = 1, beta = 0 and 
 first that computes exactly the same as the plain network. The gradient of beta is not zero; the convolution's own
 parameters get one once beta has moved.
 
-A head for as many classes is taken over whatever their names are, and one for another number is not: see
-stored.read_into, which warns if the names differ.
+A head for as many classes is taken over whatever their names are, and one for another number is not (of a segmenter,
+the layers that make logits): see stored.read_into, which warns if the names differ.
 
-The network of another task takes the whole backbone of a classifier and drops the rest.
+The network of another task takes the whole backbone of a classifier and drops the rest, with the class token. The norms
+that Swin has on its maps for dense tasks stay fresh.
 """
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -19,7 +21,7 @@ import numpy as np
 
 from acmix_jax.errors import UserError, first_few
 from acmix_jax.ops.window import table_window
-from acmix_jax.weights.names import BIAS_TABLE, UPGRADE, window_hint
+from acmix_jax.weights.names import BIAS_TABLE, CLASS_TOKEN, CLASSIFIERS, MAP_NORM, UPGRADE, window_hint
 
 Variables = dict[str, Any]
 
@@ -42,8 +44,11 @@ def merge(fresh: Variables, trained: Variables) -> tuple[Variables, str]:
     """
     fresh, trained = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (fresh, trained))
     other_task = _HEAD in trained and _HEAD not in fresh
-    kept = {path for path in fresh if not _is_backbone(path)} if other_task else _resized_head(fresh, trained)
-    dropped = {path for path in trained if not _is_backbone(path)} if other_task else set()
+    kept, dropped = _resized_heads(fresh, trained), set()
+    if other_task:
+        kept = {path for path in fresh if not _is_backbone(path) or re.match(f"params/{MAP_NORM}", path)}
+        only_there = trained.keys() - fresh.keys()
+        dropped = {path for path in only_there if not _is_backbone(path) or path == f"params/{CLASS_TOKEN}"}
 
     merged, upgraded, problems, windows = {}, set(), [], _other_window(fresh, trained)
     for path, leaf in fresh.items():
@@ -76,9 +81,10 @@ def merge(fresh: Variables, trained: Variables) -> tuple[Variables, str]:
     if upgraded:
         summary.append(f"{len(upgraded)} plain layers upgraded to ACmix (alpha 1, beta 0)")
     if kept and not other_task:
-        summary.append(f"a new head for {len(fresh['params/head/bias'])} classes")
+        (count,) = {len(fresh[path]) for path in kept if path.endswith("bias")}
+        summary.append(f"a new head for {count} classes")
     if dropped:
-        parts = Counter(path.split("/")[1] for path in dropped)
+        parts = Counter(path.split("/")[2 if _is_backbone(path) else 1] for path in dropped)
         summary.append("dropped " + " and ".join(f"{count} of {part}" for part, count in sorted(parts.items())))
     return flax.traverse_util.unflatten_dict(merged, sep="/"), ", ".join(summary)
 
@@ -97,7 +103,8 @@ def _is_backbone(path):
     return path.split("/")[1] == "backbone"
 
 
-def _resized_head(fresh, trained):
-    """The parameters of a head for another number of classes."""
-    heads = [path for path in fresh if path.startswith("params/head/") and path in trained]
-    return {path for path in heads if trained[path].shape != fresh[path].shape}
+def _resized_heads(fresh, trained):
+    """The parameters of the layers that make logits for another number of classes."""
+    layers = [f"params/{layer}/{leaf}" for layer in CLASSIFIERS for leaf in ("kernel", "bias")]
+    both = [(path, fresh[path].shape, trained[path].shape) for path in layers if path in fresh and path in trained]
+    return {path for path, ours, theirs in both if ours != theirs and ours[:-1] == theirs[:-1]}

@@ -275,7 +275,7 @@ def test_prints_and_writes_a_table(monkeypatch, capsys, tmp_path):
     [
         ("--model=acmix_resnet5", "error: unknown model 'acmix_resnet5'; did you mean acmix_resnet50"),
         ("--image-size=16", "error: images of 16x16 pixels are too small for this ResNet"),
-        ("--image-size=0", "error: image_size=0 is not valid; use a whole number from 1"),
+        ("--image-size=0", "error: image_size=0x0 is not valid; use whole numbers from 1"),
         ("--csv=/dev/null/x.csv", "error: "),
     ],
 )

@@ -15,7 +15,7 @@ def refusal(monkeypatch, *flags):
     return stop.value.code
 
 
-@pytest.mark.parametrize("option", ["--key=model_ema", "--window_size=12"])
+@pytest.mark.parametrize("option", ["--key=model_ema", "--window_size=12", "--head=upernet"])
 def test_options_for_files_are_refused_for_folders(option, tmp_path, monkeypatch):
     flags = "--model=swin_tiny", f"--checkpoint={tmp_path}", f"--out={tmp_path}/weights.pth", option
     assert f"{tmp_path} is a folder; leave them out" in refusal(monkeypatch, *flags)

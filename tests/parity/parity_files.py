@@ -18,6 +18,7 @@ from acmix_jax.convert import __main__ as command
 from acmix_jax.convert import to_torch
 from acmix_jax.convert.files import read_file
 from acmix_jax.convert.state_dict import variable_shapes
+from acmix_jax.run.workdir import read_facts
 
 ROOT = Path(__file__).parents[2]
 RESNET, SWIN = "acmix_resnet14_stem1", "acmix_swin_micro_patch2"
@@ -51,16 +52,16 @@ WRAPPERS = {
 }
 
 
-def random_state(name):
+def random_state(name, head=None):
     rng = np.random.default_rng(0)
-    shapes = variable_shapes(name, num_classes=10)
+    shapes = variable_shapes(name, num_classes=10, head=head)
     variables = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), shapes)
     return {key: torch.from_numpy(x) for key, x in to_torch(name, variables, num_batches_tracked=450_360).items()}
 
 
-def there_and_back(name, file):
+def there_and_back(name, file, head=None):
     """The state dict that comes out when `file` went in."""
-    command.import_weights(name, file, file.with_suffix(".converted"))
+    command.import_weights(name, file, file.with_suffix(".converted"), head=head)
     command.export_weights(name, file.with_suffix(".converted"), file.with_suffix(".back"))
     return torch.load(file.with_suffix(".back"), weights_only=True)["state_dict"]
 
@@ -83,6 +84,15 @@ def test_every_byte_survives(name, wrapper, tmp_path, monkeypatch):
         sys.modules["yacs.config"].CfgNode = CfgNode
         torch.save(WRAPPERS[wrapper](state), tmp_path / "weights.pth")
     check_same(there_and_back(name, tmp_path / "weights.pth"), state)
+
+
+def test_every_byte_of_a_segmenter_survives(tmp_path):
+    """As mmsegmentation saves it."""
+    state = random_state("acmix_pvt_micro_patch2", "semantic_fpn")
+    torch.save({"meta": {"epoch": 1, "CLASSES": ("wall",)}, "state_dict": state}, tmp_path / "weights.pth")
+    check_same(there_and_back("acmix_pvt_micro_patch2", tmp_path / "weights.pth", "semantic_fpn"), state)
+    facts = read_facts(tmp_path / "weights.converted")
+    assert (facts["model"], facts["head"], facts["num_classes"]) == ("acmix_pvt_micro_patch2", "semantic_fpn", 10)
 
 
 def test_commands_of_the_documents(tmp_path):

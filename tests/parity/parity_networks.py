@@ -105,11 +105,20 @@ def released_interpolation(places, height, width):
 def swin():
     depths = (2, 2, 6, 2)
     model = transformers.SwinForImageClassification(transformers.SwinConfig(depths=depths, num_labels=1000))
+    names = swin_names(depths) | {"norm": "swin.layernorm", "head": "classifier"}
+
+    def run(images):
+        output = model(images, output_hidden_states=True, output_hidden_states_before_downsampling=True)
+        return output.logits, [x.permute(0, 2, 3, 1) for x in output.reshaped_hidden_states[1:]]
+
+    return model, names, run
+
+
+def swin_names(depths):
+    """Of the modules in the backbone."""
     names = {
         "patch_embed.proj": "swin.embeddings.patch_embeddings.projection",
         "patch_embed.norm": "swin.embeddings.norm",
-        "norm": "swin.layernorm",
-        "head": "classifier",
     }
     for stage, block in blocks(depths):
         released, theirs = f"layers.{stage}.blocks.{block}", f"swin.encoder.layers.{stage}.blocks.{block}"
@@ -124,12 +133,7 @@ def swin():
     for stage in range(3):
         for layer in ("reduction", "norm"):
             names[f"layers.{stage}.downsample.{layer}"] = f"swin.encoder.layers.{stage}.downsample.{layer}"
-
-    def run(images):
-        output = model(images, output_hidden_states=True, output_hidden_states_before_downsampling=True)
-        return output.logits, [x.permute(0, 2, 3, 1) for x in output.reshaped_hidden_states[1:]]
-
-    return model, names, run
+    return names
 
 
 def blocks(depths):
@@ -138,7 +142,7 @@ def blocks(depths):
 
 # What these make is next seen by a norm, perhaps as part of a sum. PVT's later projections start from what is small.
 BEFORE_NORM = (
-    r"convolution|running_mean|embeddings\.(0\.)?projection|projection\.bias|embeddings.*norm|position_embeddings"
+    r"convolution|\.conv\.weight|running_mean|embeddings\.(0\.)?projection|projection\.bias|embeddings.*norm|position_embeddings"
     r"|cls_token|sequence_reduction|output\.dense|o_proj|dense2|fc2|downsample\.reduction"
 )
 

@@ -7,7 +7,7 @@ import pytest
 import acmix_jax
 from acmix_jax.errors import UserError
 from acmix_jax.weights.fold import fold
-from tests.networks import random_variables
+from tests.networks import draw, random_variables, segmenter_shapes
 
 SIZES = {
     "acmix_resnet14_stem1": (9, 16),
@@ -45,6 +45,23 @@ def test_a_folded_network_computes_the_same(name):
     folded = fold(variables)
     assert not [path for path, _ in jax.tree.leaves_with_path(folded) if path[-1].key in ("alpha", "beta")]
     assert_same(model, images, variables, folded)
+
+
+@pytest.mark.parametrize("head", [pytest.param("semantic_fpn", marks=pytest.mark.slow), "upernet"])
+def test_a_folded_segmenter_computes_the_same(head):
+    """Its heads have no BatchNorm any more, and Swin, for which they are all there is to fold, stays as it was."""
+    model = acmix_jax.create_segmenter("swin_micro_patch2", head, num_classes=5, head_width=8)
+    images = np.random.default_rng(1).normal(size=(2, 16, 30, 3)).astype(np.float32)
+    variables = draw(segmenter_shapes("swin_micro_patch2", head))
+    folded = fold(variables)
+    assert "batch_stats" not in folded
+    found, wanted = jax.jit(lambda *trees: [model.apply(v, images, method="with_auxiliary") for v in trees])(
+        folded, variables
+    )
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+    with pytest.raises(UserError, match="folded variables cannot be trained"):
+        model.apply(folded, images, train=True, mutable=["batch_stats"])
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from acmix_jax.run import workdir
 from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.weights.fold import fold
 from acmix_jax.weights.stored import fold_checkpoint, read_into, read_trainable
+from tests.networks import draw, random_variables, segmenter_shapes
 
 
 def write(name, step, folder):
@@ -46,12 +47,25 @@ def test_a_checkpoint_is_folded_into_a_folder_of_weights(tmp_path):
 def test_a_head_that_is_taken_over_should_have_the_same_classes(tmp_path, capsys, monkeypatch, classes, message):
     """Other classes are no mistake, and for three there is a fresh head."""
     workdir.write_facts(tmp_path, {"model": "resnet14_stem1", "num_classes": 10, "classes": [*"abcdefghij"]})
-    monkeypatch.setattr("acmix_jax.weights.stored.read_trainable", lambda folder: (7, {}))
+    monkeypatch.setattr("acmix_jax.weights.stored.read_trainable", lambda folder: (7, trained))
     monkeypatch.setattr("acmix_jax.weights.stored.merge", lambda fresh, trained: (fresh, "61 tensors"))
-    fresh = {"params": {"head": {"bias": np.zeros(len(classes or "abcdefghij"))}}}
+    fresh, trained = ({"params": {"head": {"bias": np.zeros(count)}}} for count in (len(classes or "abcdefghij"), 10))
     read_into(fresh, tmp_path, classes and [*classes])
     warning = f"warning: the head from {tmp_path} was trained on other classes: {message}\n"
     assert capsys.readouterr().err == (warning if message else "")
+
+
+def test_a_head_that_is_not_taken_over_may_have_other_classes(tmp_path, capsys, monkeypatch):
+    """A segmenter for as many classes as the classifier that it starts from."""
+    workdir.write_facts(tmp_path, {"model": "resnet14_stem1", "num_classes": 5, "classes": [*"abcde"]})
+    trained, fresh = (
+        random_variables("resnet14_stem1", num_classes=5),
+        draw(segmenter_shapes("resnet14_stem1", "upernet")),
+    )
+    monkeypatch.setattr("acmix_jax.weights.stored.read_trainable", lambda folder: (7, trained))
+    _, summary = read_into(fresh, tmp_path, [*"vwxyz"])
+    assert summary.endswith("dropped 2 of head")
+    assert not capsys.readouterr().err
 
 
 def test_folded_weights_cannot_be_trained(tmp_path):

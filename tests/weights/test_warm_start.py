@@ -1,7 +1,6 @@
 from functools import partial
 
 import flax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +14,7 @@ from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.run.metrics import read_metrics
 from acmix_jax.training.loop import train
 from acmix_jax.weights.warm_start import merge
-from tests.networks import draw, random_variables
+from tests.networks import draw, random_variables, segmenter_shapes
 
 PLAIN = ["swin_micro_patch2", *(pytest.param(n, marks=pytest.mark.slow) for n in ("pvt_micro_patch2", "san5_stem1"))]
 
@@ -69,46 +68,46 @@ def test_a_head_for_other_classes_stays_fresh():
     assert summary.endswith("a new head for 3 classes")
 
 
-class Decoder(nn.Module):
-    """A network of another task: one value for each pixel of the last map, from a backbone of the classifiers."""
-
-    backbone: nn.Module
-
-    @nn.compact
-    def __call__(self, images):
-        return nn.Conv(1, (1, 1), name="decoder")(self.backbone(images, False)["c5"])
-
-
-def decoder_of(name):
-    """Variables of the network of another task."""
-    model, images = Decoder(acmix_jax.create_backbone(name)), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    return draw(jax.eval_shape(model.init, jax.random.key(0), images), seed=1)
-
-
-def test_another_task_takes_the_whole_backbone_of_a_classifier():
-    trained = random_variables("swin_micro_patch2")
-    fresh = decoder_of("swin_micro_patch2")
+@pytest.mark.parametrize(
+    ("name", "head", "own", "dropped"),
+    [
+        ("swin_micro_patch2", "upernet", 8 + 62 + 7, "2 of head and 2 of norm"),  # with norms of the four maps
+        ("pvt_micro_patch2", "semantic_fpn", 16 + 37, "1 of class_token and 2 of head and 2 of norm"),
+        ("acmix_resnet14_stem1", "semantic_fpn", 16 + 37, "2 of head"),
+    ],
+)
+def test_another_task_takes_the_whole_backbone_of_a_classifier(name, head, own, dropped):
+    trained, fresh = random_variables(name), draw(segmenter_shapes(name, head), seed=1)
     merged, summary = merge(fresh, trained)
-    jax.tree.map(np.testing.assert_array_equal, merged["params"]["backbone"], trained["params"]["backbone"])
-    jax.tree.map(np.testing.assert_array_equal, merged["params"]["decoder"], fresh["params"]["decoder"])
-    count = len(jax.tree.leaves(trained["params"]["backbone"]))
-    assert summary == f"{count} tensors of the backbone, 2 others stay fresh, dropped 2 of head and 2 of norm"
+    found, asked, theirs = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (merged, fresh, trained))
+    taken = {path for path in asked if "/backbone/" in path and path in theirs}
+    for path, leaf in found.items():
+        np.testing.assert_array_equal(leaf, (theirs if path in taken else asked)[path])
+    assert summary == f"{len(taken)} tensors of the backbone, {own} others stay fresh, dropped {dropped}"
+    assert len(taken) == len(theirs) - sum(int(word) for word in dropped.split() if word.isdigit())
     again, summary = merge(fresh, merged)  # the same task takes everything
     jax.tree.map(np.testing.assert_array_equal, again, merged)
-    assert summary == f"{count + 2} tensors"
+    assert summary == f"{len(asked)} tensors"
 
 
-def test_another_task_upgrades_a_plain_backbone_and_takes_its_statistics():
-    summary = merge(decoder_of("acmix_swin_micro_patch2"), random_variables("swin_micro_patch2"))[1]
+def test_another_task_upgrades_a_plain_backbone():
+    fresh = draw(segmenter_shapes("acmix_swin_micro_patch2", "semantic_fpn"), seed=1)
+    summary = merge(fresh, random_variables("swin_micro_patch2"))[1]
     assert "6 plain layers upgraded to ACmix (alpha 1, beta 0), dropped 2 of head and 2 of norm" in summary
-    trained = random_variables("resnet14_stem1")
-    merged, _ = merge(decoder_of("resnet14_stem1"), trained)
-    jax.tree.map(np.testing.assert_array_equal, merged["batch_stats"], trained["batch_stats"])
+
+
+def test_a_segmenter_for_other_classes_has_new_logits_alone():
+    trained, fresh = (draw(segmenter_shapes("resnet14_stem1", "upernet", count), seed=count) for count in (5, 3))
+    merged, summary = merge(fresh, trained)
+    for part in ("head", "auxiliary"):
+        ours, theirs, asked = (tree["params"][part] for tree in (merged, trained, fresh))
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs | {"classifier": asked["classifier"]})
+    assert summary.endswith("a new head for 3 classes")
 
 
 def test_another_task_takes_no_part_of_a_backbone():
     trained = random_variables("swin_micro_patch2")
-    fresh = decoder_of("swin_micro_patch2")
+    fresh = draw(segmenter_shapes("swin_micro_patch2", "semantic_fpn"))
     backbone = trained["params"]["backbone"]
     backbone["extra"], _ = np.zeros(3), backbone["patch_embed"].pop("bias")
     with pytest.raises(UserError) as error:
@@ -174,7 +173,7 @@ def test_long_lists_end_with_how_many_more():
 
 
 def test_a_plain_resnet_cannot_be_upgraded():
-    with pytest.raises(UserError, match="stage1_block1/mixer/qkv/kernel is missing"):
+    with pytest.raises(UserError, match="stage1_block1/mixer/alpha is missing"):
         merge(random_variables("acmix_resnet14_stem1"), random_variables("resnet14_stem1"))
 
 
