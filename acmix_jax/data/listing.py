@@ -102,7 +102,7 @@ def images_in(root: str, name: str, left_out: LeftOut) -> list[str]:
     images, folders, suffixes = [], [os.path.join(root, name)], image_suffixes()
     while folders:
         for entry in _entries(folders.pop()):
-            kind, path = _kind(entry), entry.path[len(root) + 1 :]
+            kind, path = _kind(entry), entry.path.removeprefix(os.path.join(root, ""))
             if kind == FOLDER and entry.is_symlink() and _leads_back(entry.path, root):
                 left_out.add(BACK, path)
             elif kind == FOLDER:

@@ -1,10 +1,11 @@
 """The order of examples: a function of the seed and the step, so that a run resumes without iterator state.
 
 A source may put its examples into groups, `group_of(index) -> int`, e.g. by the size of their images; then all rows of
-a batch come from one group and have one shape. Without groups, all examples are one group.
+a batch come from one group and have one shape. Without groups, all examples are one group. The group of an example that
+cannot be read may be None; then it joins that of the first other one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -25,7 +26,10 @@ class Groups:
         if group_of is None:
             self.members = [np.arange(self._count)]
         else:
-            _, self._labels = np.unique([group_of(index) for index in range(self._count)], return_inverse=True)
+            groups = [group_of(index) for index in range(self._count)]
+            known = next((group for group in groups if group is not None), 0)
+            groups = [known if group is None else group for group in groups]
+            _, self._labels = np.unique(groups, return_inverse=True, axis=0)
             self.members = self.split(np.arange(self._count))
 
     def split(self, indices: np.ndarray) -> list[np.ndarray]:
@@ -41,6 +45,29 @@ class Groups:
         first = np.searchsorted(members, index)
         for offset in range(len(members)):
             yield int(members[(first + offset) % len(members)])
+
+
+class Grouped:
+    """A source whose examples are grouped, for batches of one shape.
+
+    Args:
+      group_of: index -> any value that sorts; examples with the same one form a group.
+    """
+
+    def __init__(self, source: Any, group_of: Callable[[int], Any]):
+        self._source, self.group_of = source, group_of
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict:
+        return self._source[index]
+
+    def __getattr__(self, name: str) -> Any:
+        """What the source says of itself, such as its classes."""
+        if name == "_source":  # not there yet while a copy for a worker process is built
+            raise AttributeError(name)
+        return getattr(self._source, name)
 
 
 class TrainOrder:

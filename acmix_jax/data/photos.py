@@ -40,13 +40,16 @@ class CorruptImage(UserError):
     """An image that cannot be read or decoded completely; the message names it and says why."""
 
 
-def read(path: Path, name: str) -> Photo:
-    """Reads a file without decoding it; only regular files are opened. Raises CorruptImage."""
+def read(path: Path, name: str, limit: int = -1) -> Photo:
+    """Reads a file, or its first `limit` bytes, without decoding it; only regular files are opened.
+
+    Raises CorruptImage.
+    """
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
         if kind == stat.S_IFREG:
             with path.open("rb", buffering=0) as file:
-                return Photo(file.readall(), name)
+                return Photo(file.read(limit), name)
     except OSError as error:
         raise CorruptImage(f"image {name} cannot be read ({reason_of(error)})") from error
     except MemoryError as error:
@@ -84,6 +87,24 @@ def decode(photo: Photo, part: tuple[int, int, int, int] | None = None, shrink: 
         top, left = min(top, image.shape[0] - 1), min(left, image.shape[1] - 1)  # at least one pixel remains
         image = image[top : max(bottom, top + 1), left : max(right, left + 1)]
     return image
+
+
+def decode_labels(photo: Photo) -> np.ndarray:
+    """A label map as it is stored, uint8 `[H, W]`: grey of up to 8 bits, or the indices of a palette.
+
+    It is not turned by an EXIF orientation, as programs for annotation write none.
+
+    Raises:
+      CorruptImage: the file ends too early, is no PNG, or has colours or more bits instead of labels.
+    """
+    with _opened(photo) as image:
+        if image.format != "PNG":
+            raise CorruptImage(f"label map {photo.name} is a {image.format}, not a PNG")
+        if image.mode not in ("L", "P", "1"):
+            kind = "16 bits" if image.mode[0] == "I" else f"colors ({image.mode})"
+            raise CorruptImage(f"label map {photo.name} has {kind}; it must be grey of 8 bits, or have a palette")
+        scale = {2: 85, 4: 17}.get(photo.data[24], 1) if image.mode == "L" else 1  # Pillow widens grey to 0 to 255
+        return np.asarray(image, np.uint8) // scale
 
 
 def _read(photo, shrink):

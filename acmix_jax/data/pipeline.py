@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import grain
 import jax
@@ -23,8 +24,10 @@ import numpy as np
 from acmix_jax.data import digits, fashion_mnist
 from acmix_jax.data.array_records import RecordSource
 from acmix_jax.data.folder import FolderSource
-from acmix_jax.data.order import Groups, TrainOrder, eval_order
+from acmix_jax.data.label_maps import LabelMapSource
+from acmix_jax.data.order import Grouped, Groups, TrainOrder, eval_order
 from acmix_jax.data.photos import CorruptImage
+from acmix_jax.data.scenes import SceneSource
 from acmix_jax.data.tfds import TfdsSource
 from acmix_jax.errors import UserError, check_choice
 
@@ -33,6 +36,8 @@ SOURCES = {
     "fashion_mnist": fashion_mnist.load,
     "folder": lambda split, directory: FolderSource(directory, split),
     "records": lambda split, directory: RecordSource(directory, split),
+    "scenes": lambda split, directory: SceneSource(split),
+    "label_maps": lambda split, directory: LabelMapSource(directory, split),
 }
 
 Change = Callable[[dict, np.random.Generator | None], dict]
@@ -59,6 +64,12 @@ def classes_of(source) -> list[str] | None:
     return getattr(source, "classes", None)
 
 
+def colors_of(source) -> list[str] | None:
+    """Colours that a source draws its classes in, as #rrggbb; None if it has none."""
+    colors = getattr(source, "colors", None)
+    return None if colors is None else ["#" + bytes(color).hex() for color in colors]
+
+
 def train_batches(
     source, config, change: Change, batch_size: int, seed: int, start: int = 0
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -68,7 +79,7 @@ def train_batches(
     times in a row with different augmentation, and a pass of as many rows as there are images ends after a third of
     them (repeated augmentation, as in DeiT).
     """
-    groups, global_row = Groups(source), _global_row(batch_size)
+    groups, global_row = _groups(source, config.damaged), _global_row(batch_size)
     order = TrainOrder(groups, batch_size, seed)
 
     def example(row: int) -> dict:
@@ -82,7 +93,7 @@ def train_batches(
 
 def example_batch(source, config, change: Change) -> dict[str, np.ndarray]:
     """A training batch of one, for its shapes."""
-    candidates = Groups(source).following(0)
+    candidates = _groups(source, config.damaged).following(0)
     example = _load(source, candidates, config.damaged, change, np.random.default_rng(0))
     return {name: value[None] for name, value in example.items()}
 
@@ -90,14 +101,17 @@ def example_batch(source, config, change: Change) -> dict[str, np.ndarray]:
 def eval_batches(source, config, change: Change, batch_size: int) -> Iterable[dict[str, np.ndarray]]:
     """Every example exactly once, in order (group by group), for any batch size and number of processes.
 
-    Corrupt images are left out with `damaged="skip"`.
+    Corrupt images are left out with `damaged="skip"`, and so are batches of a group without any intact one.
     """
-    groups, global_row = Groups(source), _global_row(batch_size)
+    groups, global_row = _groups(source, config.damaged), _global_row(batch_size)
     indices, real = eval_order(groups, batch_size)
 
     def example(row: int) -> dict:
         number = global_row(row)
-        loaded = _load(source, groups.following(int(indices[number])), config.damaged, change, None)
+        try:
+            loaded = _load(source, groups.following(int(indices[number])), config.damaged, change, None)
+        except _NoneIntact:  # so it is in each row of the group's batches, in each process
+            return {}
         intact = not loaded.pop("skipped_count", 0)
         return {**loaded, "mask": np.float32(intact and real[number])}
 
@@ -105,15 +119,26 @@ def eval_batches(source, config, change: Change, batch_size: int) -> Iterable[di
     return _Watched(_batches(rows.map(example), config, batch_size))
 
 
+class _NoneIntact(UserError):
+    """No image of a group can be read."""
+
+    def __init__(self, message="no image of the data can be read; see the warnings, and check --config.data.dir"):
+        super().__init__(message)  # as an argument, for a copy from a worker process
+
+
 class _Watched:
-    """The same batches; if a worker dies, the error says what to do."""
+    """The same batches without empty ones; if all are empty or a worker dies, the error says what to do."""
 
     def __init__(self, batches):
         self._batches = batches
 
     def __iter__(self):
+        is_empty = True
         try:
-            yield from self._batches
+            for batch in self._batches:
+                if batch:
+                    is_empty = False
+                    yield batch
         except RuntimeError as error:
             if "Worker process" not in str(error):
                 raise
@@ -122,6 +147,8 @@ class _Watched:
                 f"a worker process of the input ended ({reason}); if memory ran out, lower --config.data.workers; "
                 "the same command continues from the last checkpoint"
             ) from error
+        if is_empty:
+            raise _NoneIntact
 
 
 def _share(batch_size):
@@ -162,6 +189,25 @@ def _start_worker(*_):
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _groups(source, damaged):
+    """The groups of a source; an example whose group cannot be read is treated as `damaged` says, when it is loaded."""
+    group_of = getattr(source, "group_of", None)
+    return Groups(source if group_of is None else Grouped(source, partial(_group_or_none, group_of, damaged)))
+
+
+def _group_or_none(group_of, damaged, index):
+    try:
+        return group_of(index)
+    except CorruptImage as error:
+        if damaged == "fail":
+            raise _damaged(error) from error
+        return None
+
+
+def _damaged(error):
+    return UserError(f"{error}; repair or replace it, or set --config.data.damaged=skip")
+
+
 def _load(source, candidates, damaged, change, rng):
     """The changed example at the first of these indices; with damaged="skip" at the first one that is intact."""
     for skipped, index in enumerate(candidates):
@@ -169,8 +215,8 @@ def _load(source, candidates, damaged, change, rng):
             example = {**change(source[index], rng), "index": np.int32(index)}
         except CorruptImage as error:
             if damaged == "fail":
-                raise UserError(f"{error}; repair or replace it, or set --config.data.damaged=skip") from error
+                raise _damaged(error) from error
             print(f"warning: {error}; using the next one", file=sys.stderr)
         else:
             return example if damaged == "fail" else {**example, "skipped_count": np.int32(skipped)}
-    raise UserError("no image of the data can be read; see the warnings, and check --config.data.dir")
+    raise _NoneIntact

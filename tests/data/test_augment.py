@@ -7,7 +7,7 @@ from PIL import Image
 from acmix_jax.data import augment
 from acmix_jax.data.photos import Photo
 from acmix_jax.data.rand_augment import OPERATIONS, rand_augment
-from tests.photographs import photographs
+from tests.photographs import encoded, photographs
 
 
 def test_shift_moves_and_flip_mirrors():
@@ -76,6 +76,37 @@ def test_decoding_at_half_size_shows_the_same():
         )
         assert small.shape == (48, 48, 3)
         assert np.abs(small - full).mean() < 4  # its borders are at whole pixels of the smaller image
+
+
+@pytest.mark.parametrize("size", [(600, 899), (128, 192)])
+@pytest.mark.parametrize("encode", [False, True])
+def test_a_part_of_the_resized_image_is_cropped_from_the_whole(size, encode):
+    image = photographs()["china"]
+    if encode:
+        image = Photo(encoded(Image.fromarray(image)), "china.jpg")
+    top, left, height, width = 17, 40, 64, 96
+    part = augment.resize_part(image, size, (top, left, height, width), "bilinear")
+    whole = augment.resize_part(image, size, (0, 0, *size), "bilinear")[top : top + height, left : left + width]
+    assert part.dtype == np.uint8
+    np.testing.assert_allclose(part, whole.astype(int), atol=1)
+
+
+@pytest.mark.parametrize("orientation", [1, 2])
+def test_a_jpeg_shrunk_on_decoding_stays_in_its_place(orientation):
+    """In a ramp, a place is a value; 513 is a multiple of 8 and one more."""
+    ramp = np.tile(np.linspace(0, 255, 513).round().astype(np.uint8)[:, None], (513, 1, 3))
+    exif = Image.Exif()
+    exif[274] = orientation
+    photo = Photo(encoded(Image.fromarray(ramp), quality=100, exif=exif), "ramp.jpg")
+    ramp = ramp if orientation == 1 else augment.mirror(ramp)
+    small, full = (augment.resize_part(image, (64, 64), (0, 0, 64, 64), "bilinear") for image in (photo, ramp))
+    np.testing.assert_allclose(small, full.astype(int), atol=1)  # a pixel is 4 steps of the ramp
+
+
+def test_a_part_as_large_as_the_image_stays_as_it_is():
+    image = photographs()["china"]
+    np.testing.assert_array_equal(augment.resize_part(image, (427, 640), (0, 0, 427, 640), "bilinear"), image)
+    np.testing.assert_array_equal(augment.resize_part(image, (427, 640), (1, 2, 9, 8), "bilinear"), image[1:10, 2:10])
 
 
 def test_rand_augment_applies_none_one_or_two_of_fifteen(monkeypatch):

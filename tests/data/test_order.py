@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from acmix_jax.config import default_config
 from acmix_jax.data import pipeline
 from acmix_jax.data.order import Groups, TrainOrder, eval_order
+from acmix_jax.data.photos import CorruptImage
+from acmix_jax.errors import UserError
 
 
 class Labelled:
@@ -26,6 +28,10 @@ class Labelled:
 
     def group_of(self, index):
         return self._groups[index]
+
+
+def keep(example, rng):
+    return example
 
 
 group_lists = st.lists(st.sampled_from([0, 3, 8]), min_size=1, max_size=40)
@@ -93,14 +99,54 @@ def test_the_next_example_is_of_the_same_group():
     assert list(Groups(Labelled([0, 3, 0, 3, 0])).following(2)) == [2, 4, 0]
 
 
+def test_an_example_of_unknown_group_joins_another():
+    assert [members.tolist() for members in Groups(Labelled([None, 3, 0, None])).members] == [[2], [0, 1, 3]]
+
+
+class Damaged(Labelled):
+    """Some examples cannot be read; of some, not even their group."""
+
+    def __init__(self, groups, unreadable, ungrouped=()):
+        super().__init__(groups)
+        self._unreadable, self._ungrouped = unreadable, ungrouped
+
+    def __getitem__(self, index):
+        if index in self._unreadable:
+            raise CorruptImage(f"image {index} is corrupt")
+        return super().__getitem__(index)
+
+    def group_of(self, index):
+        if index in self._ungrouped:
+            raise CorruptImage(f"header {index} is corrupt")
+        return super().group_of(index)
+
+
+def test_evaluation_leaves_out_a_group_that_cannot_be_read():
+    config = default_config().data
+    config.damaged = "skip"
+    source = Damaged([3, 0, 5, 3], unreadable=[1, 3], ungrouped=[3])
+    batches = list(pipeline.eval_batches(source, config, keep, 2))
+    assert [(b["index"].tolist(), b["mask"].tolist()) for b in batches] == [([0, 0], [1, 0]), ([2, 2], [1, 0])]
+
+
+def test_evaluation_without_an_image_that_can_be_read_is_refused():
+    config = default_config().data
+    config.damaged = "skip"
+    with pytest.raises(UserError, match="^no image of the data can be read; see the warnings"):
+        list(pipeline.eval_batches(Damaged([3, 0], unreadable=[0, 1], ungrouped=[0, 1]), config, keep, 2))
+
+
+def test_a_group_that_cannot_be_read_is_as_a_corrupt_image():
+    source = Damaged([3, 0], unreadable=[1], ungrouped=[1])
+    with pytest.raises(UserError, match="^header 1 is corrupt; repair .* set --config.data.damaged=skip$"):
+        pipeline.eval_batches(source, default_config().data, keep, 2)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_of_one_size_each(workers):
     config = default_config().data
     config.workers = workers
     source = Labelled([0, 3, 3, 0, 3])
-
-    def keep(example, rng):
-        return example
 
     train = list(itertools.islice(pipeline.train_batches(source, config, keep, 2, seed=0, start=1), 6))
     assert {batch["image"].shape for batch in train} == {(2, 1, 2, 1), (2, 4, 2, 1)}
