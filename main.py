@@ -25,7 +25,7 @@ MODE = flags.DEFINE_enum(
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "For all modes but train: latest, best or a step.")
 IMAGES = flags.DEFINE(_Path(), "images", None, "File or folder of images for --mode=predict.")
 OUT = flags.DEFINE(
-    _Path(), "out", None, "Folder for what fold, inspect and predict write; fold needs it, others default to workdir."
+    _Path(), "out", None, "Folder for what --mode writes, except train; fold needs it, for others it is the workdir."
 )
 
 
@@ -43,6 +43,7 @@ def main(_) -> None:
         from acmix_jax.weights.stored import fold_checkpoint
 
         processes.connect(config.distributed if config else None)
+        out = Path(OUT.value or folder).absolute()
         if MODE.value == "train":
             if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR is not set
                 jax.config.update("jax_compilation_cache_dir", str(folder.parent / "compilation_cache"))
@@ -52,16 +53,15 @@ def main(_) -> None:
         elif MODE.value == "fold":
             if not OUT.value:
                 raise UserError("--mode=fold writes a folder of weights; set --out=DIR")
-            print(fold_checkpoint(folder, which, Path(OUT.value).absolute()))
+            print(fold_checkpoint(folder, which, out))
         elif MODE.value == "eval":
-            print(evaluate_checkpoint(config_to_look_with(folder, config), folder, which))
+            print(evaluate_checkpoint(config_to_look_with(folder, config), folder, which, out))
         else:
-            out = Path(OUT.value or folder).absolute()
             config = config_to_look_with(folder, config)
             if MODE.value == "inspect":
                 print(inspect_checkpoint(config, folder, which, out))
             elif not IMAGES.value:
-                raise UserError("--mode=predict classifies images; set --images=FILE_OR_FOLDER")
+                raise UserError("--mode=predict needs images; set --images=FILE_OR_FOLDER")
             else:
                 print(predict_images(config, folder, which, Path(IMAGES.value), out))
 

@@ -4,16 +4,18 @@ from pathlib import Path
 from typing import Any
 
 
-def write(rows: list[dict[str, Any]], title: str, folder: Path) -> Path | None:
+def write(rows: list[dict[str, Any]], title: str, folder: Path, main_metric: str) -> Path | None:
     """Draws the rows of a run's metrics.jsonl into `folder`; returns the path of curves.png, None without a loss.
 
-    One panel shows the loss, and one each metric that is logged both in training (`top1`) and evaluation (`eval_top1`).
+    One panel shows the loss, one the main metric, and one each other metric that is logged both in training (`top1`)
+    and evaluation (`eval_top1`).
     """
     from matplotlib.figure import Figure
 
     picture = folder / "curves.png"
     logged = list(dict.fromkeys(name for row in rows for name in row))
-    names = [name for name in logged if name == "loss" or f"eval_{name}" in logged]
+    names = [name for name in logged if name == "loss" or (f"eval_{name}" in logged and name != main_metric)]
+    names += [main_metric] if f"eval_{main_metric}" in logged else []
     if not names:
         return None
     figure = Figure(figsize=(4.5 * len(names), 3.6), layout="constrained")

@@ -28,7 +28,7 @@ def inspect_checkpoint(config, folder: Path, which: str, out: Path | None = None
     rows = read_metrics(folder)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        written = [curves.write(rows, title, out)]
+        written = [curves.write(rows, title, out, best_metric(config))]
         if layers:
             written += alpha_beta.write(layers, f"{title}, step {step}", out)
     except OSError as error:

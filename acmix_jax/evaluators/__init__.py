@@ -2,8 +2,9 @@
 
 from acmix_jax.errors import check_choice
 from acmix_jax.evaluators.classification import ClassificationEvaluator
+from acmix_jax.evaluators.segmentation import SegmentationEvaluator
 
-EVALUATORS = {"classification": ClassificationEvaluator}
+EVALUATORS = {"classification": ClassificationEvaluator, "segmentation": SegmentationEvaluator}
 
 
 def best_metric(config) -> str:

@@ -34,4 +34,7 @@ class Evaluator(Protocol):
         """The metrics over all batches so far."""
 
     def summary(self) -> str:
-        """The result as text."""
+        """The result in one line."""
+
+    def report(self) -> str:
+        """The whole result as text."""

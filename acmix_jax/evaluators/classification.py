@@ -44,6 +44,10 @@ class ClassificationEvaluator:
         }
 
     def summary(self) -> str:
-        """The result as text."""
+        """The result in one line."""
         result = self.result()
         return f"top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % of {result['examples']} images"
+
+    def report(self) -> str:
+        """The same line."""
+        return self.summary()

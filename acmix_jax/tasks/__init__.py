@@ -10,8 +10,9 @@ from acmix_jax.evaluators import EVALUATORS, best_metric
 from acmix_jax.evaluators.base import Evaluator
 from acmix_jax.tasks.base import Task
 from acmix_jax.tasks.classification import Classification
+from acmix_jax.tasks.segmentation import Segmentation
 
-TASKS = {"classification": Classification}
+TASKS = {"classification": Classification, "segmentation": Segmentation}
 
 
 def create_task(config, mesh: jax.sharding.Mesh | None = None) -> Task:
@@ -35,6 +36,6 @@ def create_evaluator(config, task: Task, source: Any) -> Evaluator:
     Raises:
       UserError: the examples do not fit the task.
     """
-    task.check_source(source)
+    source = task.view(source, train=False)
     batches = pipeline.eval_batches(source, config.data, task.change, config.batch_size)
     return EVALUATORS[config.task](source, batches)

@@ -1,21 +1,23 @@
 """Image classification with label smoothing."""
 
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from acmix_jax.analysis import alpha_beta
+from acmix_jax.analysis import alpha_beta, top_classes
 from acmix_jax.data import classification
 from acmix_jax.data.pipeline import Change
 from acmix_jax.errors import UserError
+from acmix_jax.evaluators.base import Evaluator
 from acmix_jax.models import create_model, model_fields
 from acmix_jax.ops import mixing
-from acmix_jax.tasks.base import Batch, Variables
+from acmix_jax.tasks.base import Batch, Variables, normalise
 
 
 def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float, over_all: bool = False) -> jax.Array:
@@ -67,8 +69,12 @@ class Classification:
             change=partial(classification.change, config.data),
         )
 
-    def check_source(self, source: Any) -> None:
-        """Raises a UserError for less than two classes, or more than the model has; warns, once, if there are fewer."""
+    def view(self, source: Any, train: bool) -> Any:
+        """The source itself; a warning, once, says if it has fewer classes than the model.
+
+        Raises:
+          UserError: it has less than two classes, or more than the model.
+        """
         if self.model.num_classes < 2:
             raise UserError("the data has one class alone, which leaves nothing to learn; for folders, set "
                             "--config.data.dir to the one that holds train/CLASS/")  # fmt: skip
@@ -78,6 +84,7 @@ class Classification:
             raise UserError(f"{difference}; {hint}")
         if source.num_classes < self.model.num_classes:
             _warn(f"{difference}: some outputs are never right; {hint} in a new --workdir, or leave it so")
+        return source
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         return self.model.init(key, self.normalise(batch["image"]), train=False)
@@ -101,6 +108,19 @@ class Classification:
         """Logits float32 `[B, num_classes]`."""
         return self.model.apply(variables, self.normalise(batch["image"]), train=False)
 
+    def show(
+        self, variables: Variables, examples: Iterable[tuple[str, dict]], batch_size: int, classes: Sequence[str],
+        colors: Sequence[str] | None, out: Path,
+    ) -> list[Path]:  # fmt: skip
+        """Writes predictions.csv, with the five best classes of each image, and a contact sheet, predictions.png."""
+        probabilities = jax.jit(lambda variables, images: jax.nn.softmax(self.predict(variables, {"image": images})))
+        images = ((name, example["image"]) for name, example in examples)
+        return top_classes.write(images, partial(probabilities, variables), batch_size, classes, out)
+
+    def review(self, variables: Variables, evaluator: Evaluator, source: Any, out: Path) -> list[Path]:
+        """Draws nothing."""
+        return []
+
     def scalars(self, params: Any) -> dict[str, float]:
         """Alpha and beta of each ACmix layer."""
         return alpha_beta.scalars(params)
@@ -119,13 +139,7 @@ class Classification:
 
     def normalise(self, image: jax.Array) -> jax.Array:
         """The model's input, float32, from uint8 `[B, H, W, C]`."""
-        for field, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) not in (1, image.shape[-1]):
-                raise UserError(
-                    f"--config.data.{field}={values} has {len(values)} values, but the images have {image.shape[-1]} "
-                    "channels; use 1 value, or one for each channel"
-                )
-        return (image.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
+        return normalise(image, self.mean, self.std)
 
 
 @cache

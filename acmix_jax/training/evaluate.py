@@ -1,6 +1,8 @@
 """Evaluation: a task's predictions over an evaluator's data."""
 
-from collections.abc import Callable
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from acmix_jax.run import workdir
 from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.tasks import create_evaluator, create_task
 from acmix_jax.tasks.base import Task, Variables
-from acmix_jax.weights.names import BIAS_TABLE, window_of
+from acmix_jax.weights.names import BIAS_TABLE, window_hint, window_of
 
 
 def make_predict(task: Task, keys: tuple[str, ...], mesh: jax.sharding.Mesh) -> Callable[[Variables, Any], Any]:
@@ -40,8 +42,11 @@ def evaluate(
     return evaluator.result()
 
 
-def evaluate_checkpoint(config, folder: Path, which: str) -> str:
+def evaluate_checkpoint(config, folder: Path, which: str, out: Path | None = None) -> str:
     """Evaluates checkpoint "latest", "best" or a step of the run in `folder`; returns the result as text.
+
+    Args:
+      out: folder for pictures of good and bad images, if the task draws some (`Task.review`); default: the workdir.
 
     Raises:
       UserError: a setting is wrong, there is no such checkpoint, or the data has other classes than the run.
@@ -56,13 +61,29 @@ def evaluate_checkpoint(config, folder: Path, which: str) -> str:
     with Checkpoints(folder / "checkpoints", best_metric(config), read_only=True) as checkpoints, jax.set_mesh(mesh):
         step, variables = checkpoints.read_variables(which)
         variables = jax.device_put(variables, sharding.replicated(mesh))
-        try:
+        with explained(config, folder, variables):
             evaluate(make_predict(task, evaluator.keys, mesh), variables, evaluator, mesh)
-        except flax.errors.FlaxError as error:
-            reason, window = str(error).partition(". (https://")[0], window_of(variables["params"])
-            reason += "; use the config that it was trained with"
-            if window and BIAS_TABLE in str(error):
-                asked = config.acmix.window_size or "the default"
-                reason = f"its windows are {window} pixels wide, not {asked}; set --config.acmix.window_size={window}"
-            raise UserError(f"the checkpoint in {folder} does not fit {config.model}: {reason}") from error
-    return f"{config.model} at step {step}: {evaluator.summary()}"
+        written = _review(task, variables, evaluator, source, out or folder)
+    return "\n".join([f"{config.model} at step {step}: {evaluator.report()}", *(f"  {path}" for path in written)])
+
+
+@contextlib.contextmanager
+def explained(config, folder: Path, variables: Variables) -> Iterator[None]:
+    """Turns Flax's error about variables of `folder` that do not fit the model into a UserError."""
+    try:
+        yield
+    except flax.errors.FlaxError as error:
+        reason = str(error).partition(". (https://")[0] + "; use the config that it was trained with"
+        if BIAS_TABLE in str(error) and (window := window_of(variables["params"])):
+            reason = window_hint(window, config.acmix.window_size or "the default", "--config.acmix.window_size")
+        raise UserError(f"the checkpoint in {folder} does not fit {config.model}: {reason}") from error
+
+
+def _review(task, variables, evaluator, source, out):
+    """Pictures of the task's own choice; the first process writes them, a folder that cannot be written is told."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return task.review(variables, evaluator, source, out)
+    except OSError as error:
+        print(f"warning: no pictures, as {str(out)!r} cannot be written ({error}); set --out=DIR", file=sys.stderr)
+        return []

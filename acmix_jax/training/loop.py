@@ -32,7 +32,7 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
     """Trains with `config`, or resumes the run in `folder`; on all devices of all processes.
 
     Args:
-      config: see acmix_jax/config.py.
+      config: see acmix_jax/config/fields.py.
       folder: the workdir; gets config.json (with the class names), metrics.jsonl, TensorBoard events and checkpoints/.
       devices: default: all.
 
@@ -54,7 +54,10 @@ def train(config, folder: Path, devices: Sequence[jax.Device] | None = None) -> 
 
     with jax.set_mesh(run.mesh), StopSignal() as stop, contextlib.ExitStack() as closing:
         processes.first_does(lambda: closing.enter_context(lock.held(folder)))
-        processes.first_does(lambda: workdir.prepare(folder, config, len(run.source), environment.describe(), classes))
+        facts = {"colors": pipeline.colors_of(run.source), "image_size": run.example["image"].shape[1:3]}
+        processes.first_does(
+            lambda: workdir.prepare(folder, config, len(run.source), environment.describe(), classes, **facts)
+        )
         checkpoints = Checkpoints(folder / "checkpoints", best_metric(config), config.keep_checkpoints)
         closing.enter_context(checkpoints)
         state = checkpoints.restore(run.shapes)

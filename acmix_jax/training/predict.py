@@ -1,13 +1,10 @@
-"""`--mode=predict`: the classes that a trained network sees in a stranger's pictures, as a table and a picture."""
+"""`--mode=predict`: what a trained network sees in a stranger's pictures."""
 
-import csv
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from acmix_jax.config import check_config, follow_data
 from acmix_jax.data import photos
@@ -19,28 +16,12 @@ from acmix_jax.run import workdir
 from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.run.progress import Progress
 from acmix_jax.tasks import create_task
+from acmix_jax.training.evaluate import explained
 from acmix_jax.weights.names import input_channels
-
-BEST, SHOWN, COLUMNS = 5, 60, 10  # classes of an image; pictures of the contact sheet, and those of one row
-
-
-class Prediction(NamedTuple):
-    """An image with its most probable classes.
-
-    Attributes:
-      name: path of the file below the folder, printable.
-      pixels: what the network saw, uint8 `[H, W, C]`; None beyond the contact sheet.
-      labels, probabilities: the best first.
-    """
-
-    name: str
-    pixels: np.ndarray | None
-    labels: list[int]
-    probabilities: list[float]
 
 
 def predict_images(config, folder: Path, which: str, images: Path, out: Path) -> str:
-    """Classifies images; writes predictions.csv and a contact sheet, predictions.png; returns a summary.
+    """Writes a table and pictures of what the network predicts for images, see `Task.show`; returns a summary.
 
     Args:
       config: of the run; images are cropped and resized as in its evaluation.
@@ -55,21 +36,34 @@ def predict_images(config, folder: Path, which: str, images: Path, out: Path) ->
     check_config(config)
     paths = _paths(images)
     facts = workdir.read_facts(folder)
-    config = follow_data(config, facts["num_classes"])
-    names = facts.get("classes") or [f"class {label}" for label in range(facts["num_classes"])]
+    config = _like_training(follow_data(config, facts["num_classes"]), facts)
+    classes, count = facts.get("classes", []), facts["num_classes"]
+    classes = [*classes, *(f"class {label}" for label in range(len(classes), count))]  # outputs may outnumber the names
     with Checkpoints(folder / "checkpoints", best_metric(config), read_only=True) as checkpoints:
         step, variables = checkpoints.read_variables(which)
-    predictions = list(_predictions(config, variables, paths))
-    if not predictions:
-        raise UserError(f"none of the {len(paths):,} images in {printable(str(images))} can be read; see the warnings")
+    task, read = create_task(config), []
+    examples = _examples(task, paths, input_channels(variables["params"]), read)
+    batch_size = min(config.batch_size, len(paths))
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        written = [_write_table(predictions, names, out), _draw(predictions, names, out)]
+        out.mkdir(parents=True, exist_ok=True)  # before the work
+        with explained(config, folder, variables):
+            written = task.show(jax.device_put(variables), examples, batch_size, classes, facts.get("colors"), out)
     except OSError as error:
         raise UserError(f"cannot write to {str(out)!r} ({error}); set another --out=DIR") from error
-    left_out = f", {len(paths) - len(predictions):,} left out" if len(predictions) < len(paths) else ""
-    summary = f"{config.model} at step {step}: {len(predictions):,} images classified{left_out}"
+    if not read:
+        raise UserError(f"none of the {len(paths):,} images in {printable(str(images))} can be read; see the warnings")
+    left_out = f", {len(paths) - len(read):,} left out" if len(read) < len(paths) else ""
+    summary = f"{config.model} at step {step}: {len(read):,} images predicted{left_out}"
     return "\n".join([summary, *(f"  {path}" for path in written)])
+
+
+def _like_training(config, facts):
+    """The config; where images had one size already in training, a copy that resizes to that."""
+    height, width = facts.get("image_size", (0, 0))
+    if config.task == "classification" and config.data.image_size == 0 and height == width:
+        config = config.copy_and_resolve_references()
+        config.data.image_size = height
+    return config
 
 
 def _paths(images):
@@ -81,7 +75,7 @@ def _paths(images):
             f"--images={printable(str(images))} is neither a file nor a folder; set it to a file or a folder of images"
         )
     left_out = LeftOut()
-    paths = {printable(name): images / name for name in _below(images, left_out)}
+    paths = {printable(name): images / name for name in images_in(str(images.resolve()), "", left_out)}
     if said := str(left_out):
         print(f"warning: left out of {printable(str(images))}: {said}", file=sys.stderr)
     if not paths:
@@ -89,89 +83,17 @@ def _paths(images):
     return paths
 
 
-def _below(folder, left_out):
-    root, name = str(folder.resolve().parent), folder.resolve().name
-    return [path.removeprefix(f"{name}/") for path in images_in(root, name, left_out)]
-
-
-def _predictions(config, variables, paths) -> Iterator[Prediction]:
-    """Predictions of the images that can be read, in order; those beyond the contact sheet without their pixels."""
-    task, channels = create_task(config), input_channels(variables["params"])
-    apply = jax.jit(lambda variables, images: jax.nn.softmax(task.predict(variables, {"image": images})))
-    variables, shown, batch_size = jax.device_put(variables), 0, min(config.batch_size, len(paths))
+def _examples(task, paths, channels, read) -> Iterator[tuple[str, dict]]:
+    """Yields name and example of each image that can be read, in order; adds the names to `read`."""
     progress = Progress(len(paths), 0, batch_size=1, unit="image")
-    for done, batch in _batches(task, paths, channels, batch_size):
-        for prediction in _classify(apply, variables, batch, batch_size):
-            yield prediction if shown < SHOWN else prediction._replace(pixels=None)
-            shown += 1
-        progress.update(done, progress.rate(done), "classified")
-
-
-def _batches(task, paths, channels, batch_size):
-    """Yields the number of files read so far, and names and pixels of images of one shape that follow each other."""
-    batch = []
-    for done, (name, path) in enumerate(paths.items()):
-        pixels = _pixels(task, path, name, channels)
-        if batch and pixels is not None and (len(batch) == batch_size or pixels.shape != batch[0][1].shape):
-            yield done, batch
-            batch = []
-        if pixels is not None:
-            batch.append((name, pixels))
-    if batch:
-        yield len(paths), batch
-
-
-def _pixels(task, path, name, channels):
-    """The network's input, uint8 `[H, W, channels]`; None for an image that cannot be read."""
-    try:
-        photo = photos.read(path, name)._replace(channels=channels)
-        return task.change({"image": photo}, None)["image"]
-    except CorruptImage as error:
-        print(f"warning: {error}; it is left out", file=sys.stderr)
-        return None
-
-
-def _classify(apply, variables, batch, batch_size):
-    pixels = np.stack([pixels for _, pixels in batch])
-    padding = [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)]  # one program for all batches
-    probabilities = np.asarray(apply(variables, np.pad(pixels, padding)))[: len(batch)]
-    best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :BEST]
-    for (name, image), labels, values in zip(batch, best, probabilities, strict=True):
-        yield Prediction(name, image, labels.tolist(), values[labels].tolist())
-
-
-def _write_table(predictions, names, out):
-    """A row for each image: its name, then class and probability of each of the best classes."""
-    path = out / "predictions.csv"
-    ranks = range(1, 1 + len(predictions[0].labels))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", *(f"{what}{rank}" for rank in ranks for what in ("class", "probability"))])
-        for prediction in predictions:
-            pairs = zip(prediction.labels, prediction.probabilities, strict=True)
-            cells = [cell for label, value in pairs for cell in (printable(names[label]), f"{value:.4f}")]
-            writer.writerow([prediction.name, *cells])
-    return path
-
-
-def _draw(predictions, names, out):
-    """The contact sheet: the first images as the network saw them, each with its best class and the probability."""
-    from matplotlib.figure import Figure  # slow to import
-
-    shown, path = predictions[:SHOWN], out / "predictions.png"
-    columns = min(COLUMNS, len(shown))
-    rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(1.5 * columns + 0.3, 1.85 * rows + 0.5), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in panels:
-        axes.axis("off")
-    for axes, prediction in zip(panels, shown, strict=False):
-        image = prediction.pixels
-        axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
-        name = printable(names[prediction.labels[0]]).replace("$", r"\$")  # no formula
-        name = name if len(name) <= 18 else f"{name[:17]}…"
-        axes.set_title(f"{name}\n{100 * prediction.probabilities[0]:.0f} %", fontsize=8)
-    more = f"the first {len(shown)} of {len(predictions):,} images" if len(shown) < len(predictions) else None
-    figure.suptitle(more, fontsize=8)
-    figure.savefig(path, dpi=150)
-    return path
+    for done, (name, path) in enumerate(paths.items(), start=1):
+        try:
+            photo = photos.read(path, name)._replace(channels=channels)
+            example = task.change({"image": photo}, None)
+        except CorruptImage as error:
+            print(f"warning: {error}; it is left out", file=sys.stderr)
+        else:
+            read.append(name)
+            yield name, example
+        if done % 16 == 0 or done == len(paths):
+            progress.update(done, progress.rate(done), "predicted")

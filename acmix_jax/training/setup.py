@@ -65,7 +65,7 @@ def set_up(
         workdir.check_classes(resumed, pipeline.classes_of(source))
     config = follow_data(config, source.num_classes)
     task = create_task(config, mesh)
-    task.check_source(source)
+    source = task.view(source, train=True)
     example = pipeline.example_batch(source, config.data, task.change)
 
     steps_per_epoch = len(source) / config.batch_size

@@ -19,6 +19,6 @@ def test_another_window_is_named_with_what_to_set(theirs, asked, said, config, t
         evaluate_checkpoint(config, tmp_path, "latest")
     assert str(error.value) == (
         f"the checkpoint in {tmp_path} does not fit swin_micro_patch2: "
-        f"its windows are {theirs} pixels wide, not {said}; "
-        f"set --config.acmix.window_size={theirs}"
+        f"the attention windows of the weights are {theirs} pixels wide, not {said}: "
+        f"set window_size={theirs} (--config.acmix.window_size={theirs} on the command line)"
     )

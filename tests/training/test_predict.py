@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from acmix_jax.analysis import top_classes
+from acmix_jax.data import augment
 from acmix_jax.data.photos import Photo
 from acmix_jax.errors import UserError
 from acmix_jax.run import workdir
 from acmix_jax.run.checkpoint import Checkpoints
 from acmix_jax.tasks import create_task
-from acmix_jax.training import predict
 from acmix_jax.training.predict import predict_images
 from acmix_jax.weights.stored import fold_checkpoint
 from configs import digits
-from tests.networks import draw
+from tests.networks import draw, random_variables
 
 NAMES = [f"digit {number}" for number in range(10)]
 FILES = ["b.png", "a.png", "in/c.bmp", "in/here/d.png", "in/here/e.PNG", "z.png"]
@@ -55,7 +56,7 @@ def rows_of(out):
 def test_each_image_gets_its_best_classes_by_name(run, images, tmp_path):
     config, folder, variables = run
     summary = predict_images(config, folder, "latest", images, tmp_path / "out")
-    assert summary.startswith("resnet14_stem1 at step 7: 6 images classified\n")
+    assert summary.startswith("resnet14_stem1 at step 7: 6 images predicted\n")
     rows, task = rows_of(tmp_path / "out"), create_task(config)
     assert [row["image"] for row in rows] == sorted(FILES)
     for row in rows:
@@ -77,7 +78,7 @@ def test_a_single_file_is_enough(run, images, tmp_path):
 def test_what_is_left_out_is_said(run, images, tmp_path, capsys):
     (images / "cut.png").write_bytes((images / "a.png").read_bytes()[:60])
     summary = predict_images(*run[:2], "latest", images, tmp_path / "out")
-    assert "6 images classified, 1 left out" in summary
+    assert "6 images predicted, 1 left out" in summary
     said = capsys.readouterr().err
     assert "1 without a suffix that Pillow reads (1 .txt)" in said
     assert "warning: image cut.png is corrupt" in said
@@ -95,7 +96,7 @@ def test_a_run_without_names_numbers_its_classes(run, images, tmp_path):
 
 
 def test_many_images_keep_few_pixels(run, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "SHOWN", 2)
+    monkeypatch.setattr(top_classes, "SHOWN", 2)
     predict_images(*run[:2], "latest", images, tmp_path / "out")
     assert len(rows_of(tmp_path / "out")) == 6
 
@@ -132,3 +133,48 @@ def test_a_folder_that_cannot_be_written_is_told(run, images, tmp_path):
     (tmp_path / "out").touch()
     with pytest.raises(UserError, match="cannot write to .*out.*; set another --out=DIR"):
         predict_images(*run[:2], "latest", images, tmp_path / "out")
+
+
+def remake(run, folder, classes=None, **facts):
+    """Another run with the weights of `run`."""
+    folder.mkdir()
+    os.symlink(run[1] / "checkpoints", folder / "checkpoints")
+    workdir.prepare(folder, run[0], 1437, {}, classes, **facts)
+    return folder
+
+
+def test_an_image_is_resized_to_what_the_run_trained_on(run, images, tmp_path):
+    folder = remake(run, tmp_path / "run", NAMES, image_size=[8, 8])
+    predict_images(run[0], folder, "latest", images / "in" / "c.bmp", tmp_path / "out")
+    (row,) = rows_of(tmp_path / "out")
+    photo = Photo((images / "in" / "c.bmp").read_bytes(), "x", channels=1)  # 12x12 pixels
+    pixels = augment.resize(photo, 8, "bilinear")
+    expected = jax.nn.softmax(create_task(run[0]).predict(run[2], {"image": pixels[None]}))[0]
+    assert row["class1"] == NAMES[int(np.argmax(expected))]
+    np.testing.assert_allclose(float(row["probability1"]), np.max(expected), atol=1e-4)
+
+
+def test_outputs_beyond_the_names_are_numbered(run, images, tmp_path):
+    folder = remake(run, tmp_path / "run", NAMES[:2])
+    predict_images(run[0], folder, "latest", images / "a.png", tmp_path / "out")
+    (row,) = rows_of(tmp_path / "out")
+    seen = {row[f"class{rank}"] for rank in range(1, 6)}
+    assert seen <= {*NAMES[:2], *(f"class {label}" for label in range(2, 10))} and seen - {*NAMES[:2]}
+
+
+def test_an_album_that_is_a_link_is_read(run, images, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "holiday").symlink_to(images)
+    predict_images(*run[:2], "latest", tmp_path / "pictures", tmp_path / "out")
+    assert [row["image"] for row in rows_of(tmp_path / "out")] == sorted(f"holiday/{name}" for name in FILES)
+
+
+def test_weights_that_do_not_fit_are_told_in_one_line(images, tmp_path):
+    config = digits.get_config()
+    config.model, config.acmix.window_size = "acmix_resnet14_stem1", 5
+    config.data.num_classes = 9
+    workdir.prepare(tmp_path / "run", config, 1437, {})
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        checkpoints.save_variables(0, random_variables(config.model, num_classes=10, channels=1))
+    with pytest.raises(UserError, match="the checkpoint in .* does not fit acmix_resnet14_stem1: "):
+        predict_images(config, tmp_path / "run", "latest", images, tmp_path / "out")
