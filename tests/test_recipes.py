@@ -1,5 +1,6 @@
-"""configs/imagenet.py against the papers' and the released codes' recipes, number by number."""
+"""configs/imagenet.py and ade20k.py against the papers' and the released codes' recipes, number by number."""
 
+import flax
 import jax
 import numpy as np
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from acmix_jax import create_model, list_models
 from acmix_jax.config import check_config
 from acmix_jax.training import optim
-from configs import imagenet
+from configs import ade20k, imagenet
+from tests.networks import segmenter_shapes
 
 IMAGES = 1_281_167
 
@@ -85,3 +87,57 @@ def test_transformers_decay_matrices_alone(model):
 def test_convolutional_networks_decay_everything_but_alpha_and_beta():
     named, _ = decaying("acmix_resnet14_stem1", imagenet.get_config("acmix_resnet50").optimizer.no_decay)
     assert {name for name, decays in named.items() if not decays} == {"mixer/alpha", "mixer/beta"}
+
+
+def segmentation_rate(config, step):
+    steps_per_epoch = ade20k.IMAGES / config.batch_size
+    rate = optim.learning_rate_schedule(config.optimizer, config.num_epochs, steps_per_epoch, config.batch_size)
+    return float(rate(step))
+
+
+@pytest.mark.parametrize(
+    ("model", "steps", "rates"),
+    [
+        ("acmix_swin_tiny", 160_000,
+         {0: 6e-11, 750: 3e-5 * (1 - 750 / 160_000), 1500: 6e-5 * (1 - 1500 / 160_000), 80_000: 3e-5, 160_000: 0}),
+        ("acmix_pvt_tiny", 80_000, {0: 1e-4, 40_000: 1e-4 * 0.5**0.9, 79_000: 1e-4 * (1 / 80) ** 0.9, 80_000: 0}),
+        ("acmix_resnet50", 80_000, {0: 1e-4, 40_000: 1e-4 * 0.5**0.9, 80_000: 0}),
+    ],
+)  # fmt: skip
+def test_segmentation_at_named_steps(model, steps, rates):
+    config = ade20k.get_config(model)
+    assert round(config.num_epochs * ade20k.IMAGES / config.batch_size) == steps
+    found = {step: segmentation_rate(config, step) for step in rates}
+    assert found == pytest.approx(rates, rel=1e-3, abs=1e-10)
+
+
+def test_segmentation_follows_mmseg():
+    swin, pvt = ade20k.get_config("acmix_swin_small"), ade20k.get_config("pvt_medium")
+    for config in (swin, pvt):
+        data = config.data
+        assert (config.batch_size, config.photometric, data.flip, data.zero_is_ignored) == (16, True, True, True)
+        assert (data.image_size, data.short_side, data.long_side, data.size_divisor) == (512, 512, 2048, 32)
+        assert (tuple(data.scale_range), data.max_class_share) == ((0.5, 2.0), 0.75)
+        assert config.optimizer.name == "adamw"
+    assert (swin.head, swin.auxiliary_weight, swin.drop_path) == ("upernet", 0.4, 0.3)
+    assert (pvt.head, pvt.auxiliary_weight, pvt.drop_path) == ("semantic_fpn", 0.0, 0.1)
+    assert (swin.optimizer.weight_decay, pvt.optimizer.weight_decay) == (0.01, 1e-4)
+
+
+def test_swin_of_segmentation_decays_no_norm_of_the_backbone_but_all_biases():
+    pattern = ade20k.get_config("acmix_swin_tiny").optimizer.no_decay
+    shapes = segmenter_shapes("acmix_swin_micro_patch2", "upernet")
+    decays = flax.traverse_util.flatten_dict(optim.decay_mask(shapes["params"], pattern), sep="/")
+    expected = {
+        "backbone/stage1_block1/norm1/bias": False,
+        "backbone/patch_norm/scale": False,
+        "backbone/c2_norm/scale": False,
+        "backbone/stage1_block1/mixer/alpha": False,
+        "backbone/stage1_block1/mixer/attention/relative_position_bias": False,
+        "backbone/stage1_block1/mlp/fc1/bias": True,
+        "head/pool1/norm/bias": True,
+        "head/classifier/kernel": True,
+    }
+    assert {path: decays.get(path) for path in expected} == expected
+    assert {path for path in decays if path.startswith("backbone/") and "norm" in path and decays[path]} == set()
+    assert all(decays[path] for path in decays if not path.startswith("backbone/"))
