@@ -2,6 +2,7 @@
 
 import argparse
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -16,20 +17,25 @@ from experiments.runs import Run, run_all, run_with
 CONFIG, FIELDS = "configs/fashion_mnist.py:acmix_swin_micro_patch2", ["num_epochs=1"]  # the small scale
 
 
-def parser_of(description: str) -> argparse.ArgumentParser:
-    """The command line of a table whose docstring is `description`."""
+def parser_of(
+    description: str, config: str = CONFIG, fields: Sequence[str] = FIELDS, metric: str = "eval_top1"
+) -> argparse.ArgumentParser:
+    """The command line of a table whose docstring is `description`, with the default config, its fields and metric."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=local_path, help="gets the table and the picture")
     parser.add_argument("--runs", type=local_path, help="gets a folder for each run; tables may share it")
-    parser.add_argument("--config", default=CONFIG, help=f"config file and :ARGUMENT; default {CONFIG}")
-    parser.add_argument("--metric", default="eval_top1", help="of metrics.jsonl; the last value of a run counts")
+    parser.add_argument(
+        "--config",
+        default=config,
+        help=f"config file and :ARGUMENT, {{model}} for that of each row; default {config}",
+    )
+    parser.add_argument("--metric", default=metric, help="of metrics.jsonl; the last value of a run counts")
     parser.add_argument("--rows", default="", help="run only the rows with this in their name")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
-    parser.add_argument(
-        "--set", nargs="*", metavar="FIELD=VALUE",
-        help=f"fields of all runs, to scale them; default {' '.join(FIELDS)} with the default config, else none",
-    )  # fmt: skip
+    usual = f"default {' '.join(fields)} with the default config, else none" if fields else "default none"
+    parser.add_argument("--set", nargs="*", metavar="FIELD=VALUE", help=f"fields of all runs, to scale them; {usual}")
+    parser.set_defaults(small=(config, list(fields)))
     return parser
 
 
@@ -42,7 +48,8 @@ def run_table(arguments: argparse.Namespace, description: str, rows: dict[str, d
       description: the docstring of the table's file.
       rows: the name of each row and its config fields.
     """
-    fields = arguments.set if arguments.set is not None else FIELDS if arguments.config == CONFIG else []
+    config, fields = arguments.small
+    fields = arguments.set if arguments.set is not None else fields if arguments.config == config else []
     if wrong := [field for field in fields if "=" not in field]:
         raise UserError(f"--set {wrong[0]} is not FIELD=VALUE, such as num_epochs=1")
     if arguments.seeds < 1:
@@ -51,7 +58,10 @@ def run_table(arguments: argparse.Namespace, description: str, rows: dict[str, d
         raise UserError(f"--rows={arguments.rows} is part of no row's name; choose among: {', '.join(rows)}")
     common, folder = dict(field.split("=", 1) for field in fields), arguments.runs or arguments.out / "runs"
     runs = {
-        name: [run_with({**common, **own, "seed": s}, arguments.config, folder) for s in range(arguments.seeds)]
+        name: [
+            run_with({**common, **own, "seed": s}, arguments.config.replace("{model}", own.get("model", "")), folder)
+            for s in range(arguments.seeds)
+        ]
         for name, own in rows.items()
     }
     table, picture = arguments.out / "table.csv", arguments.out / "table.png"

@@ -5,7 +5,8 @@ python -m experiments.compile_for --target=v5e:2x2 --models=resnet26,acmix_resne
 Targets: slices of TPUs such as v5e:2x2, v5e:4x4 (16 chips of four hosts), v4:2x2x2, v5p:2x2x1, v6e:2x2 (pip install
 "jax[tpu]"); h100, h100x8 (pip install "jax[cuda12]"); cpu, for a first try. No accelerator and no driver is needed.
 Programs: the train step of the model's ImageNet recipe (configs/imagenet.py), "eval" its evaluation, "folded" the
-evaluation with folded weights. --set changes fields of the recipe: --set=remat=True,acmix.attention_form=tiled.
+evaluation with folded weights. --set changes fields of the recipe: --set=remat=True,acmix.attention_form=tiled;
+--set=task=segmentation takes that of ADE20K (configs/ade20k.py; --img-size=512 is its own).
 
 Each program is compiled in a process of its own, so that a compiler that aborts makes a row: status "ok", "abort: ...",
 "failed: ...", or "ok without Triton products" for a GPU program that only needs a card to time Triton's products on.
@@ -36,7 +37,6 @@ from acmix_jax.benchmark import devices
 from acmix_jax.benchmark.devices import Facts
 from acmix_jax.config import FIELDS, check_config, local_path
 from acmix_jax.data import pipeline
-from acmix_jax.data.arrays import ArraySource
 from acmix_jax.devices import sharding
 from acmix_jax.errors import UserError, check_choice, one_line_errors
 from acmix_jax.evaluators import EVALUATORS
@@ -45,8 +45,9 @@ from acmix_jax.ops import choice
 from acmix_jax.training.evaluate import make_predict
 from acmix_jax.training.setup import set_up
 from acmix_jax.weights.fold import fold
-from configs import imagenet
+from configs import ade20k, imagenet
 from experiments import results
+from experiments.blank_images import blank_images
 
 PROGRAMS = ("train", "eval", "folded")
 COMMAND = [sys.executable, "-m", "experiments.compile_for"]  # of the process that compiles one program
@@ -73,10 +74,12 @@ COLUMNS = [*Job._fields, "status", "devices", "compile_s", *Facts._fields, "memo
 
 def config_of(job: Job, device_count: int) -> Any:
     """The model's ImageNet recipe with the job's batch, size, type and settings; raises a UserError for a wrong one."""
-    config = imagenet.get_config(job.model)
+    is_dense, settings = "task=segmentation" in job.settings.split(","), filter(None, job.settings.split(","))
+    config = ade20k.get_config(job.model) if is_dense else imagenet.get_config(job.model)
     config.update({"dtype": job.dtype, "fsdp": job.fsdp, "batch_size": job.batch * device_count})
-    config.data.update({"image_size": job.img_size, "eval_resize": round(job.img_size * 256 / 224), "workers": 0})
-    for setting in filter(None, job.settings.split(",")):
+    config.data.update({"image_size": job.img_size, "workers": 0})
+    config.data.eval_resize = 0 if is_dense else round(job.img_size * 256 / 224)
+    for setting in settings:
         name, equals, value = setting.partition("=")
         name = name if name in FIELDS else f"acmix.{name}"
         check_choice("config field", name, FIELDS)
@@ -96,13 +99,12 @@ def lower(job: Job) -> jax.stages.Lowered | None:
     """The job's program before its compilation; None for the folded form of a network with nothing to fold."""
     target = devices.devices_of(job.target)
     config = config_of(job, len(target))
-    pixels = np.broadcast_to(np.uint8(0), (1_281_167, job.img_size, job.img_size, 3))  # no memory
-    labels = np.arange(len(pixels)) % (config.data.num_classes or 1000)  # as many images and classes as ImageNet has
-    images = ArraySource(pixels, labels)
+    images = blank_images(config.task, job.img_size, config.data.num_classes)
     run = set_up(config, target, images)
     program, variables, example = run.step, run.shapes, run.example
     if job.program != "train":
         program, variables = make_predict(run.task, EVALUATORS[config.task].keys, run.mesh), run.shapes.variables
+        images = run.task.view(images, train=False)
         example = next(iter(pipeline.eval_batches(images, config.data, run.task.change, batch_size=1)))
     if job.program == "folded":
         largest = choice.LIMITS[devices.backend_of(job.target)].dense_features  # as on the target itself

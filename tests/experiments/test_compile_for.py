@@ -88,7 +88,7 @@ def test_the_train_step_is_that_of_the_recipe():
 
 def test_what_cannot_be_lowered_is_a_row():
     row = compile_for.compile_here(job("train", settings="attention_form=tile"))
-    assert row["status"] == "failed: unknown form of the attention 'tile'; did you mean tiled?"
+    assert row["status"] == "failed: unknown form of attention 'tile'; did you mean tiled?"
 
 
 def test_a_program_that_is_too_large_does_not_fit(monkeypatch):

@@ -53,7 +53,7 @@ def test_a_table_and_a_picture_of_several_runs(tmp_path, monkeypatch, capsys):
     }
     assert (tmp_path / "out" / "path_bias.png").stat().st_size > 10_000
     assert not (tmp_path / "out" / "path_maps.png").exists()
-    assert "share of the paths not measured" in capsys.readouterr().err
+    assert "share of each path is not measured" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
