@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.photographs import write_folder
 
@@ -41,6 +42,11 @@ SMALLER = {  # part of a command: arguments that make it quick; {data} holds sma
     "configs/fashion_mnist.py": "--config.num_epochs=1 --config.batch_size=8 --config.data.dir={data}",
     "configs/imagenet.py": "--config.model=acmix_swin_micro_patch2 --config.data.image_size=32 --config.batch_size=8 "
     "--config.data.eval_resize=36 --config.data.workers=1 --config.num_epochs=1",
+    "configs/scenes.py": "--config.num_epochs=0.002 --config.model=resnet20_stem2 --config.head_width=4",
+    "configs/ade20k.py": "--config.model=resnet14_stem1 --config.head=semantic_fpn --config.head_width=8 "
+    "--config.batch_size=8 --config.num_epochs=1 --config.data.image_size=32 --config.data.short_side=32 "
+    "--config.data.workers=1 --config.drop_path=None --config.init_from=",
+    "experiments.table2_segmentation": "--seeds=1 --set num_epochs=0.002 head_width=4 --rows=resnet20_stem2",
     "experiments.operator_speed": "--layers='resnet 512@7' --rounds=1 --batch=1",
     "acmix_jax.analysis.complexity": "--model=acmix_resnet26",
     "experiments.search": "--trials=1",
@@ -73,7 +79,7 @@ def commands():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Stands in for runs/; holds 16 images in the format of Fashion-MNIST, and images/."""
+    """Stands in for runs/; holds 16 images in the format of Fashion-MNIST, images/ and, in ADE20K's layout, ade20k/."""
     folder = tmp_path_factory.mktemp("readme")
     for split in ("train", "t10k"):
         for name, array in (("images-idx3", np.zeros((16, 28, 28))), ("labels-idx1", np.arange(16) % 10)):
@@ -81,6 +87,13 @@ def folder(tmp_path_factory):
             packed = gzip.compress(header + array.astype(np.uint8).tobytes())
             (folder / f"{split}-{name}-ubyte.gz").write_bytes(packed)
     write_folder(folder / "images", train=4, test=2)
+    for split in ("training", "validation"):
+        for kind, channels in (("images", (3,)), ("annotations", ())):
+            (folder / "ade20k" / kind / split).mkdir(parents=True)
+            for number in range(8):
+                pixels = np.random.default_rng(number).integers(0, 4, (40, 48, *channels), np.uint8)
+                Image.fromarray(pixels).save(folder / "ade20k" / kind / split / f"{number}.png")
+    (folder / "ade20k" / "classes.csv").write_text("name\nwall\nsky\ntree\n")
     return folder
 
 
@@ -90,7 +103,8 @@ def test_commands_run(lines, folder):
         smaller = next((more for key, more in SMALLER.items() if key in line), "").format(data=shlex.quote(str(folder)))
         command = re.sub(r"\bpython ([^;]+)", lambda m: f"{sys.executable} {m[1]} {smaller}", line)  # noqa: B023
         command = command.replace("num_epochs=1,seed", "num_epochs=0.05,seed")
-        command = command.replace("runs/", f"{folder}/").replace("IMAGES", str(folder / "images"))
+        for word, path in (("runs/", f"{folder}/"), ("IMAGES", folder / "images"), ("ADE20K", folder / "ade20k")):
+            command = command.replace(word, str(path))
         environment = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")}
         done = subprocess.run(["bash", "-ec", command], cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
