@@ -3,7 +3,7 @@
 python -m experiments.table2_segmentation --out=runs/table2
 
 Writes costs.csv, parameters and multiply-adds of the paper's networks (counted), and trains: table.csv and table.png
-have the mean IoU of small networks on scenes of digits, 3 seeds; about 4 minutes a run on two cores, 8 rows of 3 runs.
+have the mean IoU of small networks on scenes of digits, 8 rows of 3 seeds.
 Full scale, the paper's networks on ADE20K: --scale=ade20k --set data.dir=ADEChallengeData2016.
 Smoke scale: --seeds=1 --set num_epochs=0.05. A stopped command continues when it is run again.
 """

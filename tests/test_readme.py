@@ -46,7 +46,6 @@ SMALLER = {  # part of a command: arguments that make it quick; {data} holds sma
     "configs/ade20k.py": "--config.model=resnet14_stem1 --config.head=semantic_fpn --config.head_width=8 "
     "--config.batch_size=8 --config.num_epochs=1 --config.data.image_size=32 --config.data.short_side=32 "
     "--config.data.workers=1 --config.drop_path=None --config.init_from=",
-    "experiments.table2_segmentation": "--seeds=1 --set num_epochs=0.002 head_width=4 --rows=resnet20_stem2",
     "experiments.operator_speed": "--layers='resnet 512@7' --rounds=1 --batch=1",
     "acmix_jax.analysis.complexity": "--model=acmix_resnet26",
     "experiments.search": "--trials=1",

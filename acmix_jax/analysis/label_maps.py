@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from acmix_jax.errors import printable
+from acmix_jax.ops.losses import IGNORED
 
-IGNORED = 255
 ROW, SWATCH = 22, 16  # pixels of a legend's row, and of its coloured square
 
 
@@ -46,7 +46,6 @@ def write(
       each image and class present with its per cent of the pixels.
     """
     folder, table = out / "predictions", out / "predictions.csv"
-    out.mkdir(parents=True, exist_ok=True)
     with table.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["image", "class", "per_cent"])
@@ -58,9 +57,8 @@ def write(
             tinted = Image.fromarray(overlay(picture, labels, colors))
             _beside(tinted, _legend(shares, classes, colors)).save(target.with_name(f"{target.name}_overlay.png"))
             indices = Image.fromarray(labels.astype(np.uint8), "P")
-            indices.putpalette(
-                bytes(colors.astype(np.uint8).ravel()).ljust(3 * 256, b"\xff")
-            )  # all indices stay as they are
+            palette = colors.astype(np.uint8).tobytes()
+            indices.putpalette(palette.ljust(3 * 256, b"\xff"))  # of all 256, so that Pillow keeps the label 255
             indices.save(target.with_name(f"{target.name}_labels.png"))
     return [table, folder]
 

@@ -46,7 +46,6 @@ def write(
             predictions.append(prediction if shown else prediction._replace(pixels=None))
     if not predictions:
         return []
-    out.mkdir(parents=True, exist_ok=True)
     return [_write_table(predictions, classes, out), _draw(predictions, classes, out)]
 
 

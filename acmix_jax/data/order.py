@@ -64,7 +64,7 @@ class Grouped:
         return self._source[index]
 
     def __getattr__(self, name: str) -> Any:
-        """What the source says of itself, such as its classes."""
+        """Another attribute of the source, such as its classes."""
         if name == "_source":  # not there yet while a copy for a worker process is built
             raise AttributeError(name)
         return getattr(self._source, name)

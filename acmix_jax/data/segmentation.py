@@ -12,8 +12,8 @@ import numpy as np
 from acmix_jax.data import augment, metadata, photos
 from acmix_jax.data.photos import CorruptImage, Photo
 from acmix_jax.errors import first_few
+from acmix_jax.ops.losses import IGNORED
 
-IGNORED = 255  # of the labels in a batch
 CANVAS = 256  # pixels; sides of a resized image's labels are multiples of it, so that few shapes are compiled
 SAMPLE = 200  # label maps to count the classes' pixels in
 _CROPS = 10  # tries to meet max_class_share

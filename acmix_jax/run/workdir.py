@@ -12,8 +12,8 @@ from acmix_jax.errors import UserError, first_few, printable
 WEIGHTS = "weights.json"
 """The facts about a folder of converted or folded weights; such a folder has no config.json."""
 FACTS = ("classes", "colors", "image_size")
-"""What a run knows of its data beside its config: names of the classes, their colours as #rrggbb, and height and width
-of the images that it trained on."""
+"""Facts about a run's data beside its config: names of the classes, their colours as #rrggbb, and height and width of
+the images that it trained on."""
 
 
 def prepare(

@@ -97,10 +97,11 @@ class Segmentation:
             variables, images, train=True, method="with_auxiliary", rngs={"dropout": rngs["dropout"]},
             mutable=["batch_stats"],
         )  # fmt: skip
-        losses = [pixel_cross_entropy(bilinear(x, labels.shape[1:]), labels) for x in (logits, *auxiliary)]
-        loss = losses[0] + self.auxiliary_weight * sum(losses[1:])
+        logits, *auxiliary = (bilinear(x, labels.shape[1:]) for x in (logits, *auxiliary))
+        loss = pixel_cross_entropy(logits, labels)
+        loss += self.auxiliary_weight * sum(pixel_cross_entropy(x, labels) for x in auxiliary)
         known = labels != IGNORED
-        right = known & (bilinear(logits, labels.shape[1:]).argmax(axis=-1) == labels)
+        right = known & (logits.argmax(axis=-1) == labels)
         return loss, ({"loss": loss, "aacc": 100 * right.sum() / jnp.maximum(known.sum(), 1)}, changed)
 
     def predict(self, variables: Variables, batch: Batch) -> jax.Array:
